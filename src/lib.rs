@@ -1,0 +1,9 @@
+//! pullgate: an OCI pull gateway.
+//!
+//! It stands between container runtimes and upstream registries, lets through what the policy
+//! permits, keeps every verified byte once, and writes down what it refused.
+//!
+//! The rooms import one way only; `tests/it/house.rs` holds the table.
+
+pub mod clock;
+pub mod oci;
