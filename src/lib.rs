@@ -6,4 +6,6 @@
 //! The rooms import one way only; `tests/it/house.rs` holds the table.
 
 pub mod clock;
+pub mod identity;
 pub mod oci;
+pub mod policy;
