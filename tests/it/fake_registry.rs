@@ -10,6 +10,7 @@ use crate::support::auth::{Auth, Bearer, Realm, basic};
 use crate::support::client::{client, client_http1, send};
 use crate::support::fault::{Fault, Gate};
 use crate::support::image::{Artifact, Image, Index, random_bytes};
+use crate::support::layout::Layout;
 use crate::support::registry::{Redirect, Registry, RegistryOptions};
 
 const REPOSITORY: &str = "library/python";
@@ -420,4 +421,32 @@ async fn a_stopped_registry_refuses_connections_until_it_is_restarted() {
     }
     assert_eq!(registry.requests().len(), 4);
     assert!(registry.address().ip().is_loopback());
+}
+
+#[test]
+fn a_layout_holds_every_byte_under_its_digest_and_its_name_in_the_index() {
+    let mut layout = Layout::new();
+    let old = Image::new("linux/amd64").build();
+    let image = Index::list_of([Image::new("linux/amd64").docker().layer("x").build()]);
+    let signature = Artifact::new("application/vnd.test.signature").subject(&image).build();
+    layout.add(Some("docker.io/library/python:3.11.9"), &old);
+    layout.add(Some("docker.io/library/python:3.11.9"), &image);
+    layout.add(None, &signature);
+    let read =
+        |path: &str| serde_json::from_slice::<Value>(&std::fs::read(layout.path().join(path)).unwrap());
+    assert_eq!(read("oci-layout").unwrap()["imageLayoutVersion"], "1.0.0");
+    let index = read("index.json").unwrap();
+    assert_eq!(index["manifests"].as_array().unwrap().len(), 2);
+    assert_eq!(index["manifests"][0]["digest"], image.digest().to_string());
+    let annotations = &index["manifests"][0]["annotations"];
+    assert_eq!(annotations["org.opencontainers.image.ref.name"], "docker.io/library/python:3.11.9");
+    for (digest, bytes) in [
+        (image.digest(), &image.manifest),
+        (image.children[0].digest(), &image.children[0].manifest),
+        (image.children[0].config(), &image.children[0].blobs[0]),
+        (Digest::sha256(b"x"), image.children[0].layer(0)),
+        (signature.config(), &signature.blobs[0]),
+    ] {
+        assert_eq!(std::fs::read(layout.blob(&digest)).unwrap(), *bytes);
+    }
 }

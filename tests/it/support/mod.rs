@@ -7,6 +7,7 @@ pub(crate) mod content;
 pub(crate) mod distribution;
 pub(crate) mod fault;
 pub(crate) mod image;
+pub(crate) mod layout;
 pub(crate) mod log;
 pub(crate) mod registry;
 pub(crate) mod server;
