@@ -6,4 +6,5 @@
 //! The rooms import one way only; `tests/it/house.rs` holds the table.
 
 pub mod clock;
+pub mod content;
 pub mod oci;
