@@ -7,6 +7,7 @@
 
 pub mod catalog;
 pub mod clock;
+pub mod content;
 pub mod identity;
 pub mod oci;
 pub mod policy;
