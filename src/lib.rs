@@ -11,3 +11,4 @@ pub mod content;
 pub mod identity;
 pub mod oci;
 pub mod policy;
+pub mod upstream;
