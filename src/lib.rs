@@ -11,4 +11,5 @@ pub mod content;
 pub mod identity;
 pub mod oci;
 pub mod policy;
+pub mod pull;
 pub mod upstream;
