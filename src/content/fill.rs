@@ -100,8 +100,10 @@ impl Slot {
         self.progress.send_replace(Progress::Flowing(0));
 
         let (chunks, queue) = mpsc::channel(QUEUE);
-        let ((), hasher) =
-            tokio::try_join!(self.receive(source, body, chunks), self.write(stored.clone(), queue))?;
+        // What arrived before the source failed is still written: the fill ends with nothing under way.
+        let receive = async { Ok(self.receive(source, body, chunks).await) };
+        let (received, hasher) = tokio::try_join!(receive, self.write(stored.clone(), queue))?;
+        received?;
         verify(&digest, hasher)?;
         self.progress.send_replace(Progress::Verified);
         self.keep(temporary, stored).await;
