@@ -176,6 +176,19 @@ async fn a_reader_uses_one_buffer_again_and_again() {
     assert_eq!(buffers.len(), 1);
 }
 
+#[tokio::test]
+async fn bytes_that_are_not_in_memory_are_read_from_disk() {
+    let (store, folder) = store(8 * MIB);
+    let (digest, bytes) = content(11, 4 * MIB);
+    bring(&store, &digest, &bytes).await;
+    let file = std::fs::File::open(super::faults::path(folder.path(), &digest)).unwrap();
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    assert_eq!(read(here(&store, &digest, 4 * MIB).body(None)).await.unwrap(), bytes);
+    // A file system that cannot say what is in memory.
+    store.counters().uncachable.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(read(here(&store, &digest, 4 * MIB).body(Some(5..MIB))).await.unwrap(), slice(&bytes, 5..MIB));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
 
