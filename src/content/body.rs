@@ -23,6 +23,8 @@ use crate::oci::{Digest, Fault};
 /// The largest piece a body hands out. The more readers there are the smaller the pieces, so that a
 /// stalled crowd stays cheap: 500 readers that each hold their piece hold 47 MiB together.
 const PIECE: u64 = 256 << 10;
+/// A read that had to wait for the disk asks for this much beyond, so that the next ones need not.
+const READ_AHEAD: u64 = 1 << 20;
 
 /// A blob whose bytes can be read: verified, or arriving and held back until it is.
 #[derive(Debug)]
@@ -201,6 +203,7 @@ impl Reading {
         let (stored, at) = (self.stored.clone(), self.at);
         let mut job = tokio::task::spawn_blocking(move || {
             let read = stored.read_at(buffer.get_mut(..want).unwrap_or_default(), at);
+            stored.read_ahead(at + want as u64, READ_AHEAD);
             (buffer, read)
         });
         match Pin::new(&mut job).poll(cx) {

@@ -16,6 +16,7 @@ use super::coming::{Coming, Fill, Passing, Progress, vanished};
 use super::folder::{Stored, Temporary};
 use super::pass::{cut, too_long, verify};
 use super::source::{AnySource, Source, SourceBody};
+use super::stats::Counters;
 use super::{Store, on_disk};
 use crate::oci::{Digest, Fault, Hasher};
 
@@ -40,6 +41,25 @@ pub struct Slot {
     progress: watch::Sender<Progress>,
     /// A file that may be this blob but is not as it was verified.
     suspect: Option<Arc<Stored>>,
+    /// Last, so that a fill counts as under way until it holds nothing any more.
+    _running: Running,
+}
+
+/// One fill in [`Stats::fills`](super::Stats::fills).
+#[derive(Debug)]
+struct Running(Arc<Counters>);
+
+impl Running {
+    fn new(counters: &Arc<Counters>) -> Self {
+        counters.fills.fetch_add(1, Ordering::Relaxed);
+        Self(counters.clone())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.fills.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Slot {
@@ -51,8 +71,8 @@ impl Slot {
     ) -> (Self, Arc<Fill>) {
         let (sender, progress) = watch::channel(Progress::Opening);
         let fill = Arc::new(Fill { digest, size, stored: std::sync::OnceLock::new(), progress });
-        store.counters().fills.fetch_add(1, Ordering::Relaxed);
-        (Self { store, fill: fill.clone(), progress: sender, suspect }, fill)
+        let running = Running::new(store.counters());
+        (Self { store, fill: fill.clone(), progress: sender, suspect, _running: running }, fill)
     }
 
     /// Starts bringing the blob, on the runtime, for as long as it takes: nobody needs to wait for it.
@@ -100,8 +120,10 @@ impl Slot {
         self.progress.send_replace(Progress::Flowing(0));
 
         let (chunks, queue) = mpsc::channel(QUEUE);
-        let ((), hasher) =
-            tokio::try_join!(self.receive(source, body, chunks), self.write(stored.clone(), queue))?;
+        // What arrived before the source failed is still written: the fill ends with nothing under way.
+        let receive = async { Ok(self.receive(source, body, chunks).await) };
+        let (received, hasher) = tokio::try_join!(receive, self.write(stored.clone(), queue))?;
+        received?;
         verify(&digest, hasher)?;
         self.progress.send_replace(Progress::Verified);
         self.keep(temporary, stored).await;
@@ -234,7 +256,6 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         self.leave();
-        self.store.counters().fills.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

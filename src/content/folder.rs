@@ -2,12 +2,13 @@
 
 use std::fs::{self, File};
 use std::io::{self, IoSliceMut};
+use std::num::NonZeroU64;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use rustix::fs::{FallocateFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::{Advice, FallocateFlags, FlockOperation, Mode, OFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::Error;
@@ -195,6 +196,13 @@ impl Stored {
                 }
                 done => return Ok(done?),
             }
+        }
+    }
+
+    /// Asks for bytes that will be read soon; a hint, without effect when the file ends before.
+    pub(super) fn read_ahead(&self, offset: u64, len: u64) {
+        if offset < self.size {
+            let _ = rustix::fs::fadvise(&self.file, offset, NonZeroU64::new(len), Advice::WillNeed);
         }
     }
 

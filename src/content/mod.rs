@@ -334,9 +334,13 @@ impl Store {
     /// Publishes a verified, synced file and enters it.
     fn keep(&self, temporary: Temporary, digest: &Digest, stored: &Arc<Stored>) -> io::Result<()> {
         self.0.folder.publish(temporary, digest)?;
-        // After the rename, which changes it.
-        let stamp = stored.stamp()?;
         let mut ledger = self.ledger();
+        // It may have been removed the moment it had its name.
+        if !stored.is_linked()? {
+            return Ok(());
+        }
+        // Taken after the rename, which changes it.
+        let stamp = stored.stamp()?;
         ledger.insert(*digest, stored.size(), Some(stamp), Arc::downgrade(stored));
         self.0.keeper.note(Note::Kept { digest: *digest, stamp, used: ledger.tick() - 1 });
         stored.weight().hand_over();

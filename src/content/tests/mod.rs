@@ -1,5 +1,3 @@
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
-
 //! Behaviour of the store as its callers see it. Sources are fed by hand, so that every test decides
 //! what has arrived when; faults happen at the source and in the files.
 
@@ -76,11 +74,11 @@ fn honest(bytes: Bytes) -> (impl Source, Asked) {
 /// The answer that carries the bytes from `offset` on, and ends with this fault.
 fn whole(bytes: &Bytes, offset: u64, end: Option<Fault>) -> SourceBody {
     let rest = bytes.slice(usize::try_from(offset).unwrap()..);
-    SourceBody { start: offset, total: Some(bytes.len() as u64), bytes: chunks(rest, end) }
+    SourceBody { start: offset, total: Some(bytes.len() as u64), bytes: chunks(&rest, end) }
 }
 
 fn chunks(
-    bytes: Bytes,
+    bytes: &Bytes,
     end: Option<Fault>,
 ) -> futures_util::stream::BoxStream<'static, Result<Bytes, Fault>> {
     let parts: Vec<_> =

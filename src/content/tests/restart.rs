@@ -3,6 +3,7 @@
 use super::faults::path;
 use super::*;
 use crate::content::Error;
+use crate::content::index::Note;
 
 const SIZE: u64 = 300 * KIB;
 
@@ -126,6 +127,20 @@ async fn files_that_went_while_the_store_was_closed_are_no_longer_counted() {
         tokio::task::yield_now().await;
     }
     assert_eq!((store.stats().blobs, store.stats().bytes), (0, 0));
+}
+
+#[tokio::test]
+async fn the_index_does_not_grow_with_every_change() {
+    let (store, folder) = store(8 * MIB);
+    let (digest, bytes) = content(8, SIZE);
+    bring(&store, &digest, &bytes).await;
+    for seed in 0..5000 {
+        store.0.keeper.note(Note::Gone(Digest::sha256(&u32::to_le_bytes(seed))));
+    }
+    drop(store);
+    let index = std::fs::read_to_string(folder.path().join("index")).unwrap();
+    assert!(index.lines().count() < 4200, "{}", index.lines().count());
+    drop(here(&open(folder.path(), 8 * MIB), &digest, SIZE));
 }
 
 fn copy(from: &Path, to: &Path) {

@@ -136,7 +136,7 @@ async fn a_blob_asked_for_by_sha512_is_verified_by_sha512() {
 async fn a_source_that_states_no_length_is_read_to_its_end() {
     let (store, _folder) = store(MIB);
     let (digest, bytes) = content(8, 100 * KIB);
-    let body = SourceBody { start: 0, total: None, bytes: chunks(bytes.clone(), None) };
+    let body = SourceBody { start: 0, total: None, bytes: chunks(&bytes, None) };
     let coming = vacant(&store, &digest, 100 * KIB).fill(once(body).0);
     assert_eq!(read(coming.opened().await.unwrap().body(None)).await.unwrap(), bytes);
 }
@@ -172,8 +172,21 @@ async fn a_reader_uses_one_buffer_again_and_again() {
         buffers.insert(frame.unwrap().into_data().unwrap().as_ptr() as usize);
         pieces += 1;
     }
-    assert_eq!(pieces, 16);
+    assert!(pieces >= 16, "{pieces}");
     assert_eq!(buffers.len(), 1);
+}
+
+#[tokio::test]
+async fn bytes_that_are_not_in_memory_are_read_from_disk() {
+    let (store, folder) = store(8 * MIB);
+    let (digest, bytes) = content(11, 4 * MIB);
+    bring(&store, &digest, &bytes).await;
+    let file = std::fs::File::open(super::faults::path(folder.path(), &digest)).unwrap();
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    assert_eq!(read(here(&store, &digest, 4 * MIB).body(None)).await.unwrap(), bytes);
+    // A file system that cannot say what is in memory.
+    store.counters().uncachable.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(read(here(&store, &digest, 4 * MIB).body(Some(5..MIB))).await.unwrap(), slice(&bytes, 5..MIB));
 }
 
 proptest! {

@@ -165,6 +165,80 @@ async fn a_write_that_fails_breaks_the_fill_and_the_store_goes_on() {
     bring(&store, &digest, &bytes).await;
 }
 
+/// Honest, forging and breaking sources, readers that hang up, removals and far too little space, all at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn in_any_turmoil_complete_replies_are_right_and_the_sum_is_what_the_disk_holds() {
+    let (store, folder) = store(SIZE);
+    let blobs: Arc<Vec<_>> =
+        Arc::new([0, 1, 60, 64, 65, 90, 200, 300, 400, 500].map(|size| content(size, size * KIB)).into());
+    let mut tasks = tokio::task::JoinSet::new();
+    for seed in 0..8 {
+        let (store, blobs) = (store.clone(), blobs.clone());
+        tasks.spawn(async move {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut complete = 0;
+            for _ in 0..60 {
+                let (digest, bytes) = random.choice(blobs.iter()).unwrap();
+                let size = bytes.len() as u64;
+                let opened = match store.claim(digest, size) {
+                    Claim::Coming(coming) => coming.opened().await,
+                    Claim::Here(blob) => Ok(blob),
+                    Claim::Vacant(slot) => match random.u8(..8) {
+                        0 => slot.fill(honest(content(99, size).1).0).opened().await,
+                        1 => {
+                            let end = Fault::Denied("401".into());
+                            let part = slice(bytes, 0..size / 2);
+                            let body = SourceBody { total: Some(size), ..whole(&part, 0, Some(end)) };
+                            slot.fill(once(body).0).opened().await
+                        }
+                        2 => {
+                            drop(slot);
+                            continue;
+                        }
+                        _ => slot.fill(honest(bytes.clone()).0).opened().await,
+                    },
+                };
+                let Ok(blob) = opened else { continue };
+                let (start, end) = (random.u64(0..=size), random.u64(0..=size));
+                let range = start.min(end)..start.max(end);
+                let mut body = blob.body(Some(range.clone()));
+                match random.u8(..8) {
+                    0 => drop(body.frame().await),
+                    1 => drop(store.remove(digest).unwrap()),
+                    _ => {
+                        let (got, end) = drain(body).await;
+                        let expected = slice(bytes, range.clone());
+                        if end.is_ok() {
+                            assert_eq!(got, expected);
+                            complete += 1;
+                        } else {
+                            assert!(got.len() < expected.len());
+                        }
+                    }
+                }
+                assert!(store.stats().bytes <= 2 * SIZE);
+            }
+            complete
+        });
+    }
+    assert!(tasks.join_all().await.into_iter().sum::<u32>() > 100);
+    idle(&store).await;
+    let files =
+        blobs.iter().filter_map(|(digest, _)| super::faults::path(folder.path(), digest).metadata().ok());
+    let on_disk = files.map(|meta| meta.len()).sum::<u64>();
+    // Reads that hung-up readers left on other threads hold their file a moment longer.
+    let settled = async {
+        while store.stats().bytes != on_disk {
+            tokio::task::yield_now().await;
+        }
+    };
+    let settled = tokio::time::timeout(std::time::Duration::from_secs(20), settled).await;
+    assert!(settled.is_ok(), "{:?}, on disk {on_disk}", store.stats());
+    assert!(store.stats().bytes <= SIZE);
+    assert_eq!(std::fs::read_dir(folder.path().join("tmp")).unwrap().count(), 0);
+    assert_eq!(store.stats().readers, 0);
+}
+
 #[tokio::test]
 async fn a_disk_smaller_than_the_limit_evicts_and_then_passes_through() {
     let mount = TempDir::new().unwrap();
