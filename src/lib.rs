@@ -9,3 +9,4 @@ pub mod clock;
 pub mod identity;
 pub mod oci;
 pub mod policy;
+pub mod settings;
