@@ -12,4 +12,5 @@ pub mod identity;
 pub mod oci;
 pub mod policy;
 pub mod pull;
+pub mod settings;
 pub mod upstream;
