@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::process::{Daemon, Said, Scratch, free_port, note, root, run};
 use super::registry::{PASSWORD, Registry, USER};
 use super::stock::{DEBIAN, DEBIAN_LATEST, PGVECTOR};
-use super::{Client, Door, Scene, assert_recorded, assert_refused, assert_unasked, write};
+use super::{Client, Door, Scene, assert_recorded, assert_refused, write};
 
 const LIMIT: Duration = Duration::from_secs(180);
 
@@ -114,7 +114,7 @@ fn containerd_pulls_runs_and_is_told_why_not() {
     if !root("containerd") {
         return;
     }
-    let Some(scene) = Scene::open("localhost", &["containerd", "ctr"], "") else { return };
+    let Some(mut scene) = Scene::open("localhost", &["containerd", "ctr"], "") else { return };
     let door = scene.door();
     let containerd = Containerd::start(&scene.scratch, &closed(&door), door.login);
     scene.play(&containerd);
@@ -126,7 +126,7 @@ fn containerd_with_the_upstream_as_server_goes_round_a_dead_mirror() {
     if !root("containerd") {
         return;
     }
-    let Some(scene) = Scene::open("localhost", &["containerd", "ctr"], "") else { return };
+    let Some(scene) = Scene::without_gateway(&["containerd", "ctr"]) else { return };
     let nobody = format!("localhost:{}", free_port());
     let hosts = bypassable(&nobody, scene.upstream.ca.to_str().unwrap(), &scene.upstream);
     let containerd = Containerd::start(&scene.scratch, &hosts, Some((USER, PASSWORD)));
@@ -153,5 +153,13 @@ fn containerd_with_the_upstream_as_server_stops_at_a_refusal() {
         assert_recorded(gateway, image, code);
     }
     scene.upstream.stop();
-    assert_unasked(&scene.upstream, asked, &[DEBIAN_LATEST, &digest]);
+    // containerd < 2.3 takes the refusal for the manifest and asks every host for that text as a *blob*
+    // (by digest: for the refused digest as a blob). A registry has no such blob, and containerd could do
+    // nothing with one: what counts is that no manifest was asked for and that it was given nothing.
+    for request in scene.upstream.requests().iter().skip(asked) {
+        assert!(!request.manifest_of(DEBIAN_LATEST), "the upstream was asked: {request:?}");
+        assert!(!request.manifest_of(&digest), "the upstream was asked: {request:?}");
+        let given = request.agent.starts_with("containerd/") && request.status < 400;
+        assert!(!given, "the upstream gave something away: {request:?}");
+    }
 }

@@ -106,7 +106,9 @@ fn dockerd_pulls_runs_and_is_told_why_not() {
         return;
     }
     // dockerd trusts any certificate on loopback, so the gateway listens on another address for it.
-    let Some(scene) = Scene::open(&own_address(), &["dockerd", "docker", "containerd"], "") else { return };
+    let Some(mut scene) = Scene::open(&own_address(), &["dockerd", "docker", "containerd"], "") else {
+        return;
+    };
     let dockerd = Dockerd::start(&scene);
     scene.play(&dockerd);
 }

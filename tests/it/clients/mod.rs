@@ -92,15 +92,22 @@ impl Scene {
     /// Sets it up with the gateway listening on `host`; `None`, and a line that says why, when something
     /// is missing on this machine.
     fn open(host: &str, programs: &[&str], more: &str) -> Option<Self> {
+        let mut scene = Self::without_gateway(programs)?;
+        if std::env::var_os("PULLGATE_TEST_UPSTREAM_ONLY").is_none() {
+            scene.gateway = Some(Gateway::start(&scene.scratch, host, &scene.upstream, more));
+        }
+        Some(scene)
+    }
+
+    /// The upstream alone.
+    fn without_gateway(programs: &[&str]) -> Option<Self> {
         if !installed(programs) || !installed(&["docker-registry", "mmdebstrap", "skopeo", "tar", "gzip"]) {
             return None;
         }
         let stock = stock().inspect_err(|why| skip(why)).ok()?;
         let scratch = Scratch::new();
         let upstream = Registry::start(&scratch, &stock.storage(), &stock.tls);
-        let alone = std::env::var_os("PULLGATE_TEST_UPSTREAM_ONLY").is_some();
-        let gateway = (!alone).then(|| Gateway::start(&scratch, host, &upstream, more));
-        Some(Self { gateway, upstream, stock, scratch })
+        Some(Self { gateway: None, upstream, stock, scratch })
     }
 
     fn door(&self) -> Door {
@@ -116,7 +123,7 @@ impl Scene {
     }
 
     /// What every client must live through: allowed pulls, refusals, and an upstream that goes away.
-    fn play(mut self, client: &dyn Client) {
+    fn play(&mut self, client: &dyn Client) {
         client.pull(DEBIAN).or_fail("the allowed tag");
         assert_eq!(client.read(DEBIAN, "/etc/debian_version").trim(), self.stock.facts.debian_version);
         client.wipe();
@@ -172,17 +179,9 @@ fn assert_recorded(gateway: &Gateway, image: &str, code: &str) {
 fn assert_unasked(upstream: &Registry, asked: usize, images: &[&str]) {
     for request in upstream.requests().iter().skip(asked) {
         for image in images {
-            let manifest = manifest_path(image);
-            assert!(!request.contains(&manifest), "the upstream was asked for {image}: {request}");
+            assert!(!request.names(image), "the upstream was asked for {image}: {request:?}");
         }
     }
-}
-
-/// `library/debian:latest` → `/v2/library/debian/manifests/latest`
-fn manifest_path(image: &str) -> String {
-    let image = image.strip_prefix("docker.io/").unwrap();
-    let (repository, reference) = image.split_once('@').or_else(|| image.split_once(':')).unwrap();
-    format!("/v2/{repository}/manifests/{reference}")
 }
 
 /// An address of this machine that is not loopback, if it has one: some clients do not verify TLS on

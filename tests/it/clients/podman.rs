@@ -96,7 +96,7 @@ fn podman_pulls_runs_and_is_told_why_not() {
     if !root("podman") {
         return;
     }
-    let Some(scene) = Scene::open("localhost", &["podman"], "") else { return };
+    let Some(mut scene) = Scene::open("localhost", &["podman"], "") else { return };
     let podman = Podman::new(&scene.scratch, scene.door());
     scene.play(&podman);
 }

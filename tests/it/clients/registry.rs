@@ -71,19 +71,52 @@ impl Registry {
         run(&mut skopeo, Duration::from_secs(120)).or_fail("skopeo copy into the upstream");
     }
 
-    /// The requests it has answered so far, `GET /v2/…` each, oldest first.
-    pub(crate) fn requests(&self) -> Vec<String> {
+    /// The requests it has answered so far, oldest first.
+    pub(crate) fn requests(&self) -> Vec<Request> {
         let log = String::from_utf8_lossy(&fs::read(&self.log).unwrap()).into_owned();
-        log.lines()
-            .filter(|line| !line.starts_with("time="))
-            .filter_map(|line| line.split('"').nth(1))
-            .filter_map(|request| request.strip_suffix(" HTTP/1.1").or(request.strip_suffix(" HTTP/2.0")))
-            .map(str::to_owned)
-            .collect()
+        log.lines().filter(|line| !line.starts_with("time=")).filter_map(Request::parse).collect()
     }
 
     /// Ends it; what it saw stays readable.
     pub(crate) fn stop(&mut self) {
         self.daemon.stop();
+    }
+}
+
+/// One line of the access log.
+#[derive(Debug)]
+pub(crate) struct Request {
+    /// Path and query.
+    pub(crate) target: String,
+    pub(crate) status: u16,
+    /// The `User-Agent`.
+    pub(crate) agent: String,
+}
+
+impl Request {
+    /// `127.0.0.1 - - [date] "GET /v2/ HTTP/1.1" 401 87 "" "agent"`
+    fn parse(line: &str) -> Option<Self> {
+        let mut quoted = line.split('"').skip(1);
+        let target = quoted.next()?.split(' ').nth(1)?.to_owned();
+        let status = quoted.next()?.split_whitespace().next()?.parse().ok()?;
+        let agent = quoted.nth(2)?.to_owned();
+        Some(Self { target, status, agent })
+    }
+
+    /// Whether it asks for the manifest of this image, which is named in full.
+    pub(crate) fn manifest_of(&self, image: &str) -> bool {
+        let image = image.strip_prefix("docker.io/").unwrap();
+        let (repository, reference) = image.split_once('@').or_else(|| image.split_once(':')).unwrap();
+        self.path() == format!("/v2/{repository}/manifests/{reference}")
+    }
+
+    /// Whether it asks for the manifest of this image, or for its digest as anything.
+    pub(crate) fn names(&self, image: &str) -> bool {
+        self.manifest_of(image)
+            || image.split_once('@').is_some_and(|(_, digest)| self.path().contains(digest))
+    }
+
+    fn path(&self) -> &str {
+        self.target.split('?').next().unwrap_or_default()
     }
 }

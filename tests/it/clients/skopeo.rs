@@ -58,7 +58,7 @@ impl Client for Skopeo {
 
 #[test]
 fn skopeo_copies_unpacks_and_is_told_why_not() {
-    let Some(scene) = Scene::open("localhost", &["skopeo", "umoci"], "") else { return };
+    let Some(mut scene) = Scene::open("localhost", &["skopeo", "umoci"], "") else { return };
     let skopeo = Skopeo::new(&scene.scratch, scene.door());
     scene.play(&skopeo);
 }
