@@ -13,18 +13,17 @@ WORKDIR /build
 COPY . .
 # Alpine's Rust builds for musl and links statically. jemalloc: musl's own allocator is slow under load.
 RUN cargo build --locked --profile dist --features jemalloc --bin pullgate \
-    && mkdir -p /root-fs/data /root-fs/certs /root-fs/config /root-fs/etc/ssl/certs \
+    && mkdir -p /own/data /own/certs /root-fs/config /root-fs/etc/ssl/certs \
     && cp target/dist/pullgate /root-fs/pullgate \
     && cp config/*.toml /root-fs/config/ \
-    && cp /etc/ssl/certs/ca-certificates.crt /root-fs/etc/ssl/certs/ \
-    && chown 10001:10001 /root-fs/data /root-fs/certs \
-    && chmod 700 /root-fs/data
+    && cp /etc/ssl/certs/ca-certificates.crt /root-fs/etc/ssl/certs/
 
 FROM scratch
 LABEL org.opencontainers.image.title="pullgate" \
       org.opencontainers.image.description="An OCI pull gateway" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /root-fs/ /
+COPY --from=build --chown=10001:10001 /own/ /
 # The files in /config name certs/, data/ and config/ relative to here.
 WORKDIR /
 USER 10001:10001
