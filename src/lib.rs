@@ -5,5 +5,9 @@
 //!
 //! The rooms import one way only; `tests/it/house.rs` holds the table.
 
+pub mod catalog;
 pub mod clock;
+pub mod content;
+pub mod identity;
 pub mod oci;
+pub mod policy;

@@ -1,1 +1,3 @@
+//! The `pullgate` command.
+
 fn main() {}

@@ -202,9 +202,17 @@ mod tests {
     #[test]
     fn anything_but_the_canonical_form_is_refused() {
         let upper = EMPTY.to_uppercase();
-        for text in
-            ["", ":", "sha256", "sha256:", "sha256:e3", upper.as_str(), &EMPTY[..70], "sha256:zz", "../x:aa"]
-        {
+        for text in [
+            "",
+            ":",
+            "sha256",
+            "sha256:",
+            "sha256:e3",
+            upper.as_str(),
+            EMPTY.trim_end_matches('5'),
+            "sha256:zz",
+            "../x:aa",
+        ] {
             assert!(text.parse::<Digest>().is_err(), "{text}");
         }
         assert_eq!("md5:d41d8cd98f00b204e9800998ecf8427e".parse::<Digest>(), Err(DigestError::Algorithm));

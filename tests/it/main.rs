@@ -1,3 +1,7 @@
-//! The one integration binary.
+//! The integration tests: one binary, real sockets, no network but the machine's own.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
 mod clients;
+mod fake_registry;
+mod support;
