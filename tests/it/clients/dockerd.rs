@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::process::{Daemon, Said, note, root, run};
-use super::{Client, Door, Scene, own_address, write};
+use super::stock::{DEBIAN, DEBIAN_LATEST};
+use super::{Client, Door, Scene, assert_recorded, own_address, write};
 
 const LIMIT: Duration = Duration::from_secs(180);
 
@@ -37,13 +38,12 @@ impl Trust {
 impl Drop for Trust {
     fn drop(&mut self) {
         _ = fs::remove_dir_all(&self.0);
-        // Goes only when empty: what others keep there stays.
-        _ = fs::remove_dir("/etc/docker/certs.d");
     }
 }
 
 impl Dockerd {
-    fn start(scene: &Scene) -> Self {
+    /// Starts one with `options` in its daemon.json.
+    fn start(scene: &Scene, mut options: Value) -> Self {
         let folder = scene.scratch.folder("docker");
         let door = scene.door();
         let trust = Trust::place(&door);
@@ -57,10 +57,10 @@ impl Dockerd {
         let mut command = Command::new("dockerd");
         command.args(["--iptables=false", "--bridge=none", "--host", &socket]);
         command.arg("--data-root").arg(folder.join("data")).arg("--exec-root").arg(folder.join("exec"));
-        let key = json!({ "deprecated-key-path": folder.join("key.json") });
-        write(&folder.join("daemon.json"), &key.to_string());
+        options["deprecated-key-path"] = json!(folder.join("key.json"));
+        write(&folder.join("daemon.json"), &options.to_string());
         command.arg("--pidfile").arg(folder.join("pid")).arg("--config-file").arg(folder.join("daemon.json"));
-        let mut daemon = Daemon::start("dockerd", &mut command, folder.join("log"));
+        let mut daemon = Daemon::start("dockerd", &command, folder.join("log"));
         daemon.until(|daemon| daemon.log().contains("API listen on").then_some(()));
         Self { _daemon: daemon, _trust: trust, door, socket, config }
     }
@@ -109,6 +109,24 @@ fn dockerd_pulls_runs_and_is_told_why_not() {
     let Some(mut scene) = Scene::open(&own_address(), &["dockerd", "docker", "containerd"], "") else {
         return;
     };
-    let dockerd = Dockerd::start(&scene);
+    let dockerd = Dockerd::start(&scene, json!({}));
     scene.play(&dockerd);
+}
+
+#[test]
+fn dockerd_with_a_registry_mirror_stops_at_a_refusal_manifest() {
+    // dockerd appends Docker Hub to its mirrors and goes there on any failure; a manifest of a kind that it
+    // does not know is none.
+    if !root("dockerd") {
+        return;
+    }
+    let Some(scene) = Scene::open(&own_address(), &["dockerd", "docker", "containerd"], "") else { return };
+    let Some(gateway) = &scene.gateway else { return };
+    let mirrors = [format!("https://{}", gateway.authority)];
+    let dockerd = Dockerd::start(&scene, json!({ "registry-mirrors": mirrors }));
+    dockerd.docker(&["pull", DEBIAN]).or_fail("the allowed tag");
+    let said = dockerd.docker(&["pull", DEBIAN_LATEST]);
+    assert!(!said.succeeded, "dockerd went round the gateway:\n{}", said.words);
+    assert!(said.words.contains("vnd.blocked-by-policy"), "the reason was lost:\n{}", said.words);
+    assert_recorded(gateway, DEBIAN_LATEST, "tag.denied");
 }

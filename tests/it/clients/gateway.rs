@@ -94,7 +94,7 @@ auth     = {{ username = "{USER}", password_file = "{password}" }}
         fs::write(&config, text).unwrap();
         let mut command = Command::new(program());
         command.current_dir(&folder).args(["serve", "--config"]).arg(&config);
-        let mut daemon = Daemon::start("pullgate", &mut command, folder.join("log"));
+        let mut daemon = Daemon::start("pullgate", &command, folder.join("log"));
         daemon.until(|_| ready(admin).then_some(()));
         Self { _daemon: daemon, authority: format!("{host}:{port}"), ca: folder.join("certs/ca.crt"), config }
     }

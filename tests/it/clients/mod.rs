@@ -101,7 +101,9 @@ impl Scene {
 
     /// The upstream alone.
     fn without_gateway(programs: &[&str]) -> Option<Self> {
-        if !installed(programs) || !installed(&["docker-registry", "mmdebstrap", "skopeo", "tar", "gzip"]) {
+        if !installed(programs)
+            || !installed(&["docker-registry", "mmdebstrap", "skopeo", "tar", "gzip", "setpriv"])
+        {
             return None;
         }
         let stock = stock().inspect_err(|why| skip(why)).ok()?;

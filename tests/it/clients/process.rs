@@ -82,9 +82,9 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     /// Starts it with both outputs in `log`.
-    pub(crate) fn start(name: &'static str, command: &mut Command, log: PathBuf) -> Self {
+    pub(crate) fn start(name: &'static str, command: &Command, log: PathBuf) -> Self {
         let file = File::create(&log).unwrap();
-        let child = command
+        let child = mortal(command)
             .stdin(Stdio::null())
             .stdout(file.try_clone().unwrap())
             .stderr(file)
@@ -125,6 +125,17 @@ impl Daemon {
             _ = self.child.wait();
         }
     }
+}
+
+/// The same command, but so that the kernel ends it with the thread that starts it: a test run that is
+/// killed leaves no daemon behind.
+fn mortal(command: &Command) -> Command {
+    let mut mortal = Command::new("setpriv");
+    mortal.args(["--pdeathsig", "TERM"]).arg(command.get_program()).args(command.get_args());
+    if let Some(folder) = command.get_current_dir() {
+        mortal.current_dir(folder);
+    }
+    mortal
 }
 
 impl Drop for Daemon {
