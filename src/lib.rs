@@ -9,4 +9,5 @@ pub mod clock;
 pub mod identity;
 pub mod oci;
 pub mod policy;
+pub mod server;
 pub mod settings;
