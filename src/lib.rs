@@ -13,5 +13,6 @@ pub mod identity;
 pub mod oci;
 pub mod policy;
 pub mod pull;
+pub mod server;
 pub mod settings;
 pub mod upstream;
