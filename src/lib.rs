@@ -5,8 +5,13 @@
 //!
 //! The rooms import one way only; `tests/it/house.rs` holds the table.
 
+pub mod audit;
+pub mod catalog;
 pub mod clock;
+pub mod content;
 pub mod identity;
 pub mod oci;
 pub mod policy;
+pub mod pull;
+pub mod settings;
 pub mod upstream;

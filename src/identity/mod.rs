@@ -3,6 +3,10 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+mod attribute;
+
+pub use attribute::{ClientSettings, Evidence, Identity, IdentitySettings};
+
 /// What decisions may depend on: callers of one class get the same answers.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Class {
