@@ -1,5 +1,4 @@
 //! The room against a TLS server of its own, over HTTP/2.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
 mod auth;
 mod layout;

@@ -82,9 +82,18 @@ pub(super) struct Server {
 impl Server {
     /// Its certificate is for `registry.test` and all names these tests use.
     pub(super) async fn start(answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
+        Self::serve(&[b"h2", b"http/1.1"], answer).await
+    }
+
+    /// The same over HTTP/1.1 alone.
+    pub(super) async fn http1(answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
+        Self::serve(&[b"http/1.1"], answer).await
+    }
+
+    async fn serve(protocols: &[&[u8]], answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (acceptor, ca) = certificate();
+        let (acceptor, ca) = certificate(protocols);
         let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
         let (log, answer) = (Arc::clone(&seen), Arc::new(answer));
         tokio::spawn(async move {
@@ -164,7 +173,7 @@ async fn read(request: Request<Incoming>, port: u16) -> Seen {
     }
 }
 
-fn certificate() -> (TlsAcceptor, String) {
+fn certificate(protocols: &[&[u8]]) -> (TlsAcceptor, String) {
     let mut authority = CertificateParams::new(Vec::<String>::new()).unwrap();
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let key = KeyPair::generate().unwrap();
@@ -183,6 +192,6 @@ fn certificate() -> (TlsAcceptor, String) {
         .with_no_client_auth()
         .with_single_cert(vec![certificate.der().clone()], key)
         .unwrap();
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     (TlsAcceptor::from(Arc::new(config)), ca)
 }

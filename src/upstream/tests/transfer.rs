@@ -6,7 +6,7 @@ use super::redirect::collect;
 use super::server::{Reply, Server, pieces, reply};
 use super::{TAG, blob_path, digest, name, tag, upstreams};
 use crate::oci::{Algorithm, Digest, Fault, MANIFEST_ACCEPT, MANIFEST_MAX};
-use crate::upstream::{Fetched, Presence};
+use crate::upstream::{Fetched, Presence, Upstreams};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
@@ -122,8 +122,31 @@ async fn presence_is_asked_by_get_where_head_is_not_supported() {
 }
 
 #[tokio::test]
+async fn presence_is_asked_by_get_where_a_blob_store_denies_the_head() {
+    let server = Server::start(|seen| match (seen.path == "/store", seen.method.as_str()) {
+        (false, _) => reply(307, &[("location", "/store")], b""),
+        (true, "HEAD") => reply(403, &[], b""),
+        (true, _) => reply(200, &[], b"content"),
+    })
+    .await;
+    let outcome = upstreams(server.endpoint()).has_blob(&name(), &digest()).await;
+    assert_eq!(outcome, Ok(Presence::Present { size: Some(7) }));
+}
+
+#[tokio::test]
+async fn a_blob_that_announces_no_length_ends_where_it_ends() {
+    let body = || vec![b"con".to_vec(), b"tent".to_vec()];
+    let answer = move |_: &_| pieces(200, &[], body(), false);
+    for server in [Server::start(answer).await, Server::http1(answer).await] {
+        let stream = upstreams(server.endpoint()).blob(&name(), &digest(), 0).await.unwrap();
+        assert_eq!((stream.start, stream.total), (0, None));
+        assert_eq!(collect(stream).await, Ok(b"content".to_vec()));
+    }
+}
+
+#[tokio::test]
 async fn a_blob_streams_whole_with_its_length() {
-    let server = Server::start(|_| reply(200, &[], b"content")).await;
+    let server = Server::http1(|_| reply(200, &[], b"content")).await;
     let stream = upstreams(server.endpoint()).blob(&name(), &digest(), 0).await.unwrap();
     assert_eq!((stream.start, stream.total), (0, Some(7)));
     assert_eq!(collect(stream).await, Ok(b"content".to_vec()));
@@ -134,7 +157,8 @@ async fn a_blob_streams_whole_with_its_length() {
 async fn a_resumed_blob_begins_where_the_upstream_really_began() {
     let part = |range: &'static str| move || reply(206, &[("content-range", range)], b"tent");
     let whole = || reply(200, &[], b"content");
-    let cases: [(&str, Box<dyn Fn() -> Reply + Send + Sync>, u64, usize); 7] = [
+    type Ranged = Box<dyn Fn() -> Reply + Send + Sync>;
+    let cases: [(&str, Ranged, u64, usize); 7] = [
         ("206 as asked", Box::new(part("bytes 3-6/7")), 3, 1),
         ("range ignored", Box::new(whole), 0, 1),
         ("another start", Box::new(part("bytes 2-5/7")), 0, 2),
@@ -167,9 +191,13 @@ async fn a_part_where_all_was_asked_for_is_invalid() {
 
 #[tokio::test]
 async fn a_cut_blob_ends_with_an_error_after_the_bytes_that_came() {
-    let server =
-        Server::start(|_| pieces(200, &[("content-length", "7")], vec![b"con".to_vec()], true)).await;
-    let upstreams = upstreams(server.endpoint());
+    let cut = |_: &_| pieces(200, &[("content-length", "7")], vec![b"con".to_vec()], true);
+    for server in [Server::start(cut).await, Server::http1(cut).await] {
+        is_cut(&upstreams(server.endpoint())).await;
+    }
+}
+
+async fn is_cut(upstreams: &Upstreams) {
     let mut stream = upstreams.blob(&name(), &digest(), 0).await.unwrap();
     assert_eq!(stream.total, Some(7));
     let mut bytes = Vec::new();
@@ -282,7 +310,7 @@ async fn without_the_api_referrers_come_from_the_tag_schema_and_may_be_none() {
 #[tokio::test]
 async fn the_tag_schema_cuts_a_sha512_to_64_characters() {
     let long = Digest::of(Algorithm::Sha512, b"content");
-    let expected = format!("/v2/team/app/manifests/sha512-{}", &long.hex()[..64]);
+    let expected = format!("/v2/team/app/manifests/sha512-{}", long.hex().get(..64).unwrap());
     let server = Server::start(move |seen| match seen.path == expected {
         true => reply(200, &[], &index(&["a"])),
         false => reply(404, &[], b""),
