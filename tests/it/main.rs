@@ -1,1 +1,8 @@
+//! The integration tests: one binary, real sockets, no network but the machine's own.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
+
+mod clients;
+mod fake_registry;
+mod house;
+mod support;

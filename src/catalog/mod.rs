@@ -1,0 +1,263 @@
+//! Facts: manifests, where tags lead, what leads to what, and who came by what.
+//!
+//! One SQLite file with one writer; the bytes of hot manifests and the possession of hot content are
+//! kept in memory in front of it. It never judges: whether a fact permits anything is for `policy`.
+
+mod rows;
+mod tags;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use bytes::Bytes;
+use moka::sync::Cache;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions, Connection, SqliteConnection, SqlitePool};
+use tokio::sync::{Mutex, MutexGuard};
+
+use crate::clock::Clock;
+use crate::oci::{Descriptor, Digest, Fault, Manifest, Name, Tag};
+
+pub use tags::{Moved, TagRow};
+
+/// How many bytes of manifests are kept in memory.
+const HOT_MANIFESTS: u64 = 128 << 20;
+/// How many (repository, digest) pairs are kept in memory.
+const HOT_POSSESSIONS: u64 = 200_000;
+/// How far up from a digest its roots are looked for: index, platform manifest, blob, and companions.
+const DEPTH: i64 = 8;
+
+/// Why a fact could not be read or written.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// A stored value is none that this version wrote.
+    #[error(
+        "the catalog holds something unreadable ({0}); restore it from a backup, or remove catalog.db to start anew"
+    )]
+    Corrupt(String),
+    /// SQLite failed: disk full, file locked or damaged.
+    #[error("the catalog failed: {0}; check the disk that holds it")]
+    Sql(String),
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Sql(error.to_string())
+    }
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        Self::Storage(error.to_string().into())
+    }
+}
+
+/// A manifest as it is served: the very bytes, and what they say.
+#[derive(Debug)]
+pub struct Stored {
+    /// What it says.
+    pub manifest: Arc<Manifest>,
+    /// The bytes, as the upstream sent them.
+    pub bytes: Bytes,
+}
+
+/// What leads to a digest within one repository.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Lineage {
+    /// The descriptor it has in a manifest that contains it.
+    pub target: Option<Descriptor>,
+    /// The digest itself, where this repository holds it as a manifest, and everything above it,
+    /// nearest first.
+    pub ancestors: Vec<Ancestor>,
+}
+
+/// One manifest above a digest, or the digest itself.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Ancestor {
+    /// Its digest.
+    pub digest: Digest,
+    /// The tags that lead to it here (see [`Catalog::lineage`]).
+    pub tags: Vec<Tag>,
+    /// How many subject edges lie between it and the digest asked about.
+    pub levels: u8,
+}
+
+/// The facts. Cloning shares them.
+#[derive(Clone, Debug)]
+pub struct Catalog(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    clock: Clock,
+    writer: Mutex<SqliteConnection>,
+    readers: SqlitePool,
+    manifests: Cache<Digest, Arc<Stored>>,
+    possessions: Cache<(Name, Digest), ()>,
+    versions: RwLock<HashMap<Name, Arc<AtomicU64>>>,
+}
+
+impl Catalog {
+    /// Opens or creates `catalog.db` in this folder.
+    pub async fn open(folder: &Path, clock: Clock) -> Result<Self, Error> {
+        let options = SqliteConnectOptions::new()
+            .filename(folder.join("catalog.db"))
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(std::time::Duration::from_secs(5))
+            .disable_statement_logging();
+        let mut writer = SqliteConnection::connect_with(&options).await?;
+        sqlx::migrate!("src/catalog/migrations")
+            .run(&mut writer)
+            .await
+            .map_err(|error| Error::Sql(error.to_string()))?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(2)
+            .test_before_acquire(false)
+            .connect_with(options.read_only(true).create_if_missing(false))
+            .await?;
+        Ok(Self(Arc::new(Inner {
+            clock,
+            writer: Mutex::new(writer),
+            readers,
+            manifests: Cache::builder()
+                .max_capacity(HOT_MANIFESTS)
+                .weigher(|_, stored: &Arc<Stored>| {
+                    u32::try_from(stored.bytes.len() + 4096).unwrap_or(u32::MAX)
+                })
+                .build(),
+            possessions: Cache::new(HOT_POSSESSIONS),
+            versions: RwLock::default(),
+        })))
+    }
+
+    /// A number that grows whenever a fact about this repository changes: a decision made at one
+    /// version holds as long as the version does.
+    pub fn version(&self, name: &Name) -> Arc<AtomicU64> {
+        let versions = self.0.versions.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(version) = versions.get(name) {
+            return version.clone();
+        }
+        drop(versions);
+        self.0
+            .versions
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(name.clone())
+            .or_default()
+            .clone()
+    }
+
+    fn touch(&self, name: &Name) {
+        self.version(name).fetch_add(1, Ordering::Release);
+    }
+
+    /// The manifest of this digest, whoever brought it; who may have it is another question.
+    pub async fn manifest(&self, digest: &Digest) -> Result<Option<Arc<Stored>>, Error> {
+        if let Some(stored) = self.0.manifests.get(digest) {
+            return Ok(Some(stored));
+        }
+        let row: Option<(String, Vec<u8>)> =
+            sqlx::query_as("SELECT media_type, bytes FROM manifest WHERE digest = $1")
+                .bind(digest.to_string())
+                .fetch_optional(&self.0.readers)
+                .await?;
+        let Some((media_type, bytes)) = row else { return Ok(None) };
+        // Verified again: what was edited on disk is not served.
+        let manifest = Manifest::parse(&bytes, Some(&media_type), Some(digest))
+            .map_err(|error| Error::Corrupt(format!("manifest {digest}: {error}")))?;
+        let stored = Arc::new(Stored { manifest: Arc::new(manifest), bytes: bytes.into() });
+        self.0.manifests.insert(*digest, stored.clone());
+        Ok(Some(stored))
+    }
+
+    /// Keeps a verified manifest that this repository came by: bytes, edges, possession and what it
+    /// is about, in one transaction.
+    pub async fn keep_manifest(
+        &self,
+        name: &Name,
+        manifest: Manifest,
+        bytes: Bytes,
+    ) -> Result<Arc<Stored>, Error> {
+        let mut writer = self.writer().await;
+        let mut work = writer.begin_with("BEGIN IMMEDIATE").await?;
+        sqlx::query("INSERT OR IGNORE INTO manifest (digest, media_type, bytes) VALUES ($1, $2, $3)")
+            .bind(manifest.digest.to_string())
+            .bind(&manifest.media_type)
+            .bind(bytes.as_ref())
+            .execute(&mut *work)
+            .await?;
+        rows::possess(&mut work, name, &manifest.digest).await?;
+        for (role, edge) in &manifest.edges {
+            rows::insert_edge(&mut work, name, &manifest.digest, *role, edge).await?;
+        }
+        if let Some(subject) = &manifest.subject {
+            rows::insert_companion(&mut work, name, &manifest.digest, &subject.digest).await?;
+        }
+        work.commit().await?;
+        drop(writer);
+        let stored = Arc::new(Stored { manifest: Arc::new(manifest), bytes });
+        self.0.manifests.insert(stored.manifest.digest, stored.clone());
+        self.0.possessions.insert((name.clone(), stored.manifest.digest), ());
+        self.touch(name);
+        Ok(stored)
+    }
+
+    /// Notes that one manifest is about another: a `sha256-…` tag or a referrers list says so.
+    pub async fn keep_companion(&self, name: &Name, digest: &Digest, subject: &Digest) -> Result<(), Error> {
+        let mut writer = self.writer().await;
+        rows::insert_companion(&mut writer, name, digest, subject).await?;
+        drop(writer);
+        self.touch(name);
+        Ok(())
+    }
+
+    /// Notes that this repository itself came by this content.
+    pub async fn possess(&self, name: &Name, digest: &Digest) -> Result<(), Error> {
+        if self.0.possessions.contains_key(&(name.clone(), *digest)) {
+            return Ok(());
+        }
+        let mut writer = self.writer().await;
+        rows::possess(&mut writer, name, digest).await?;
+        drop(writer);
+        self.0.possessions.insert((name.clone(), *digest), ());
+        self.touch(name);
+        Ok(())
+    }
+
+    /// Whether this repository itself came by this content.
+    pub async fn possesses(&self, name: &Name, digest: &Digest) -> Result<bool, Error> {
+        let key = (name.clone(), *digest);
+        if self.0.possessions.get(&key).is_some() {
+            return Ok(true);
+        }
+        let held = rows::possesses(&self.0.readers, name, digest).await?;
+        if held {
+            self.0.possessions.insert(key, ());
+        }
+        Ok(held)
+    }
+
+    /// What leads to a digest within a repository.
+    ///
+    /// A tag leads to a digest when it is locked to it, was served as it before, or is not locked
+    /// and names it upstream.
+    pub async fn lineage(&self, name: &Name, digest: &Digest) -> Result<Lineage, Error> {
+        rows::lineage(&self.0.readers, name, digest, DEPTH).await
+    }
+
+    /// Children that indexes of this repository name and that it has not come by yet, at most `limit`:
+    /// what they contain is unknown until they are fetched.
+    pub async fn unexpanded(&self, name: &Name, limit: usize) -> Result<Vec<Digest>, Error> {
+        rows::unexpanded(&self.0.readers, name, limit).await
+    }
+
+    async fn writer(&self) -> MutexGuard<'_, SqliteConnection> {
+        self.0.writer.lock().await
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,246 @@
+//! Fetching: the facts that decisions need, and the content that permits allow.
+//!
+//! Every way to an upstream leads through here, and takes a [`Need`] or a [`Permit`] that only
+//! `policy` can make. What is fetched is verified, kept and shared; it knows no HTTP and no callers.
+
+mod blobs;
+mod flight;
+mod tags;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use moka::sync::Cache as Memory;
+use tokio::sync::mpsc;
+
+use crate::catalog::{Catalog, Moved, Stored};
+use crate::clock::Clock;
+use crate::content::Store;
+use crate::oci::{Descriptor, Digest, Fault, Manifest, Name, Tag};
+use crate::policy::{Facts, Image, Known, Lack, Need, Permit, Root, Roots, Target};
+use crate::upstream::Upstreams;
+
+use flight::Flights;
+
+pub use blobs::{Cache, Fetched};
+
+/// How old what was learnt from an upstream may get.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How long an upstream's word on a tag or list is taken without asking again.
+    pub tag_ttl: Duration,
+    /// How long past that it is still taken when the upstream cannot be reached; `None`: for ever.
+    pub stale_if_error: Option<Duration>,
+}
+
+/// Something that was noticed without anybody asking for it; `gate` puts it on record.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Sighting {
+    /// Content did not verify.
+    Forged {
+        /// Where it came from.
+        name: Name,
+        /// What it should have been.
+        digest: Digest,
+        /// What was wrong.
+        fault: Fault,
+    },
+    /// A locked tag leads elsewhere.
+    Moved(Moved),
+}
+
+/// How many children of indexes are fetched to find out which of them contains a blob.
+const EXPAND_MAX: usize = 64;
+/// How many sightings may wait to be recorded; drifts beyond that are found in the catalog again.
+const SIGHTINGS: usize = 1024;
+
+/// Fetches. Cloning shares it.
+#[derive(Clone, Debug)]
+pub struct Puller(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    settings: Settings,
+    catalog: Catalog,
+    store: Store,
+    upstreams: Arc<Upstreams>,
+    clock: Clock,
+    sightings: mpsc::Sender<Sighting>,
+    images: Flights<(Name, Digest), Arc<Stored>>,
+    possessions: Flights<(Name, Digest), bool>,
+    resolutions: Flights<(Name, Tag), Option<Digest>>,
+    lists: Flights<Name, Arc<Vec<Tag>>>,
+    referrals: Flights<(Name, Digest), Arc<Vec<Descriptor>>>,
+    /// Children that could not be fetched to look inside, so that each is tried once in a while only.
+    barren: Memory<(Name, Digest), ()>,
+    /// Lists as last fetched, with when.
+    listed: Memory<Name, (jiff::Timestamp, Arc<Vec<Tag>>)>,
+    referred: Memory<(Name, Digest), (jiff::Timestamp, Arc<Vec<Descriptor>>)>,
+    /// When a locked tag was last asked about in the background.
+    refreshed: Memory<(Name, Tag), jiff::Timestamp>,
+}
+
+impl Puller {
+    /// Joins the rooms it fetches with; what is noticed in passing arrives at the receiver.
+    pub fn new(
+        settings: Settings,
+        catalog: Catalog,
+        store: Store,
+        upstreams: Arc<Upstreams>,
+        clock: Clock,
+    ) -> (Self, mpsc::Receiver<Sighting>) {
+        let (sightings, receiver) = mpsc::channel(SIGHTINGS);
+        let inner = Inner {
+            settings,
+            catalog,
+            store,
+            upstreams,
+            clock,
+            sightings,
+            images: Flights::default(),
+            possessions: Flights::default(),
+            resolutions: Flights::default(),
+            lists: Flights::default(),
+            referrals: Flights::default(),
+            barren: Memory::builder().max_capacity(10_000).time_to_live(Duration::from_secs(60)).build(),
+            listed: Memory::new(1_000),
+            referred: Memory::new(10_000),
+            refreshed: Memory::new(100_000),
+        };
+        (Self(Arc::new(inner)), receiver)
+    }
+
+    /// Fills in the fact a decision lacks, or why it cannot be had. Fetching goes on if the caller
+    /// gives up.
+    pub async fn gather(&self, need: &Need, facts: &mut Facts) {
+        let name = need.name();
+        match need.lack() {
+            Lack::Image(digest) => {
+                facts.image = known(
+                    self.image(name, digest).await.map(|stored| Image { manifest: stored.manifest.clone() }),
+                );
+            }
+            Lack::Listed(tags) => {
+                facts.listed = known(self.sweep(name, tags).await);
+                facts.roots = Known::Unasked;
+            }
+            Lack::Possession { digest, size: _ } => {
+                facts.possession = known(self.may_possess(name, digest).await);
+            }
+            Lack::Roots(digest) => facts.roots = known(self.roots(name, digest).await),
+            Lack::Tag { tag, fresh } => facts.tag = known(self.tag(name, tag, *fresh).await),
+        }
+    }
+
+    /// The bytes of a permitted manifest.
+    pub async fn manifest(&self, permit: &Permit) -> Result<Arc<Stored>, Fault> {
+        match permit.target() {
+            Target::Manifest(manifest) => self.image(permit.name(), &manifest.digest).await,
+            Target::Blob { .. } | Target::Referrers(_) | Target::Tags => {
+                Err(Fault::Invalid("this permit is for no manifest".into()))
+            }
+        }
+    }
+
+    /// The manifest of this digest as this repository holds it: from the catalog when the repository
+    /// came by it before, from its upstream otherwise.
+    async fn image(&self, name: &Name, digest: &Digest) -> Result<Arc<Stored>, Fault> {
+        let inner = &self.0;
+        if let Some(stored) = inner.catalog.manifest(digest).await?
+            && inner.catalog.possesses(name, digest).await?
+        {
+            return Ok(stored);
+        }
+        let (puller, key) = (self.clone(), (name.clone(), *digest));
+        inner.images.join(key.clone(), async move { puller.fetch_image(key.0, key.1).await }).await
+    }
+
+    async fn fetch_image(&self, name: Name, digest: Digest) -> Result<Arc<Stored>, Fault> {
+        let inner = &self.0;
+        if let Some(stored) = inner.catalog.manifest(&digest).await? {
+            // The bytes are here through another repository; this one's upstream must vouch for them.
+            if !inner.upstreams.has_manifest(&name, &digest).await? {
+                return Err(Fault::Absent(format!("{name}@{digest}").into()));
+            }
+            let manifest = Manifest::clone(&stored.manifest);
+            return Ok(inner.catalog.keep_manifest(&name, manifest, stored.bytes.clone()).await?);
+        }
+        let fetched = inner.upstreams.manifest(&name, &digest).await?;
+        let parsed = Manifest::parse(&fetched.bytes, fetched.media_type.as_deref(), Some(&digest));
+        match parsed {
+            Ok(manifest) => Ok(inner.catalog.keep_manifest(&name, manifest, fetched.bytes).await?),
+            Err(error) => {
+                let fault = Fault::Invalid(format!("{name}@{digest}: {error}").into());
+                self.sight(Sighting::Forged { name, digest, fault: fault.clone() });
+                Err(fault)
+            }
+        }
+    }
+
+    /// What leads to a digest; when nothing does, the indexes of the repository are looked into first.
+    async fn roots(&self, name: &Name, digest: &Digest) -> Result<Roots, Fault> {
+        let inner = &self.0;
+        let mut lineage = inner.catalog.lineage(name, digest).await?;
+        if lineage.target.is_none() && lineage.ancestors.is_empty() {
+            for child in inner.catalog.unexpanded(name, EXPAND_MAX).await? {
+                let key = (name.clone(), child);
+                if inner.barren.contains_key(&key) {
+                    continue;
+                }
+                let found = match self.image(name, &child).await {
+                    Ok(stored) => stored.manifest.edges.iter().any(|(_, edge)| edge.digest == *digest),
+                    Err(_) => {
+                        inner.barren.insert(key, ());
+                        false
+                    }
+                };
+                if found {
+                    break;
+                }
+            }
+            lineage = inner.catalog.lineage(name, digest).await?;
+        }
+        let roots = lineage
+            .ancestors
+            .into_iter()
+            .map(|ancestor| Root { digest: ancestor.digest, tags: ancestor.tags, levels: ancestor.levels })
+            .collect();
+        Ok(Roots { target: lineage.target, roots })
+    }
+
+    /// Resolves the literal tags of a source upstream and reads what they lead to, each at most once
+    /// per `tag_ttl`: afterwards every digest that an allowed tag leads to has its roots.
+    async fn sweep(&self, name: &Name, tags: &[Tag]) -> Result<(), Fault> {
+        let mut failed = None;
+        for tag in tags {
+            let outcome = match self.tag(name, tag, crate::policy::Fresh::Ttl).await {
+                Ok(fact) => match fact.lock.or(fact.current) {
+                    Some(digest) => self.image(name, &digest).await.map(|_| ()),
+                    None => Ok(()),
+                },
+                Err(fault) => Err(fault),
+            };
+            match outcome {
+                Ok(()) | Err(Fault::Absent(_)) => {}
+                Err(fault) => failed = Some(fault),
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Puts something on record later; never waits.
+    fn sight(&self, sighting: Sighting) {
+        if self.0.sightings.try_send(sighting).is_err() {
+            tracing::warn!(
+                "too many sightings wait to be recorded; drifts among them are recorded at the next start"
+            );
+        }
+    }
+}
+
+fn known<T>(outcome: Result<T, Fault>) -> Known<T> {
+    match outcome {
+        Ok(fact) => Known::Is(Arc::new(fact)),
+        Err(fault) => Known::Failed(fault),
+    }
+}
