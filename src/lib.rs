@@ -10,6 +10,7 @@ pub mod catalog;
 pub mod cli;
 pub mod clock;
 pub mod content;
+pub mod gate;
 pub mod identity;
 pub mod oci;
 pub mod policy;
