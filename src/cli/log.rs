@@ -363,7 +363,7 @@ mod tests {
     #[derive(Parser)]
     struct Command {
         #[command(flatten)]
-        args: Args,
+        args: Arguments,
     }
 
     fn args(words: &[&str]) -> Arguments {
@@ -495,17 +495,17 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn what_cannot_be_read_is_exit_status_two() {
+    #[test]
+    fn what_cannot_be_read_is_exit_status_two() {
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("pullgate.toml");
         let words = ["--config", config.to_str().unwrap()];
-        let clock = Clock::manual(now());
-        assert_eq!(run(&args(&words), &clock).await, ExitCode::from(2), "no configuration");
+        let exit = || run(&args(&words), &mut Vec::new()).map_err(|failure| failure.exit);
+        assert_eq!(exit(), Err(Exit::Unjudged), "no configuration");
         std::fs::write(&config, format!("[storage]\npath = \"{}\"\n", folder.path().display())).unwrap();
-        assert_eq!(run(&args(&words), &clock).await, ExitCode::from(2), "no log");
+        assert_eq!(exit(), Err(Exit::Unjudged), "no log");
         std::fs::write(folder.path().join(audit::FILE), "not a database").unwrap();
-        assert_eq!(run(&args(&words), &clock).await, ExitCode::from(2), "no database");
+        assert_eq!(exit(), Err(Exit::Unjudged), "no database");
     }
 
     #[tokio::test]
@@ -521,6 +521,6 @@ mod tests {
         }
         let folder = log().await;
         let ended = show(&args(&["--json"]), folder.path(), now(), &mut Gone).await;
-        assert!(matches!(ended, Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe));
+        assert_eq!(ended.map_err(|failure| failure.exit).err(), Some(Exit::Unread));
     }
 }
