@@ -3,6 +3,7 @@
 mod completions;
 mod health;
 mod init;
+mod log;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -10,6 +11,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use miette::{Diagnostic, Report};
+
+use crate::clock::Clock;
 
 /// How a command ends. The numbers are a contract: scripts go by them.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -47,6 +50,12 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
+    /// How the command ends.
+    #[cfg(test)]
+    pub(crate) fn exit(&self) -> Exit {
+        self.exit
+    }
+
     /// What the person gave cannot be judged: exit 2.
     pub(crate) fn unjudged(error: impl Diagnostic + Send + Sync + 'static) -> Self {
         Self { exit: Exit::Unjudged, report: Some(Report::new(error)) }
@@ -61,6 +70,12 @@ impl Failure {
     pub(crate) fn internal(error: impl std::error::Error + Send + Sync + 'static) -> Self {
         Self { exit: Exit::Internal, report: Some(report(error)) }
     }
+}
+
+/// Runs a command that waits: on a runtime of its own, with a thread a core.
+pub(crate) fn block_on<F: Future>(future: F) -> Result<F::Output, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    Ok(runtime.block_on(future))
 }
 
 /// A plain error with its causes.
@@ -98,6 +113,9 @@ Examples:
   Write commented settings, a policy and certificates into a new folder:
       pullgate init gateway --host gateway.example.com
 
+  See what was blocked in the last hour:
+      pullgate log --blocked --since 1h
+
   Ask a running gateway whether it serves (for HEALTHCHECK and load balancers):
       pullgate health --config config/pullgate.toml
 
@@ -114,6 +132,7 @@ enum Command {
     Completions(completions::Arguments),
     Health(health::Arguments),
     Init(init::Arguments),
+    Log(log::Args),
 }
 
 /// Runs the command that these arguments name (the first is the program's own) and prints what it
@@ -141,6 +160,7 @@ fn dispatch(command: Command, out: &mut dyn Write) -> Result<Exit, Failure> {
         Command::Completions(arguments) => completions::run(&arguments, out),
         Command::Health(arguments) => health::run(&arguments, out),
         Command::Init(arguments) => init::run(&arguments, out),
+        Command::Log(arguments) => log::run(&arguments, &Clock::system(), out),
     }
 }
 
