@@ -4,5 +4,6 @@
 
 pub mod diagnostic;
 pub mod gateway;
+pub mod policy;
 pub mod value;
 pub mod watch;
