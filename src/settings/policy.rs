@@ -21,9 +21,12 @@ use self::reader::{Fields, Reader};
 use super::diagnostic::{FileError, Problem};
 use crate::oci::{Digest, Name, NameError, Reference, Registry, Tag};
 use crate::policy::{
-    Code, Digests, Given, Help, Item, Leaves, Match, Mode, Modes, Moved, Pattern, Pin, Policy, PolicyTest, Rules,
-    SourceRule, Verdict, Written,
+    Code, Digests, Given, Help, Item, Leaves, Match, Mode, Modes, Moved, Pattern, Pin, Policy, PolicyTest,
+    Rules, SourceRule, Verdict, Written,
 };
+
+/// The file that commands read unless told otherwise.
+pub const DEFAULT_PATH: &str = "config/policy.toml";
 
 /// The most characters of `help.contact`: the message it stands in has 300.
 const CONTACT_MAX: usize = 60;
@@ -122,7 +125,9 @@ fn printable(text: &str, max: usize) -> Result<String, String> {
         return Err("expected printable text".to_owned());
     }
     match text.chars().count() {
-        length if length > max => Err(format!("{length} characters are too many; at most {max} fit a refusal")),
+        length if length > max => {
+            Err(format!("{length} characters are too many; at most {max} fit a refusal"))
+        }
         _ => Ok(text.to_owned()),
     }
 }

@@ -18,11 +18,8 @@ pub(super) const TOP: Keys = Keys {
     later: &["exception", "recall"],
 };
 pub(super) const HELP: Keys = Keys { table: "[help]", known: &["contact", "url"], later: &[] };
-pub(super) const REQUIRE: Keys = Keys {
-    table: "[require]",
-    known: &["clients", "digests", "mode", "modes", "tags"],
-    later: &LATER_RULES,
-};
+pub(super) const REQUIRE: Keys =
+    Keys { table: "[require]", known: &["clients", "digests", "mode", "modes", "tags"], later: &LATER_RULES };
 pub(super) const SOURCE: Keys = Keys {
     table: "[[source]]",
     known: &["clients", "digests", "id", "match", "mode", "modes", "tags"],
@@ -33,14 +30,22 @@ pub(super) const TAGS: Keys =
 pub(super) const MODES: Keys = Keys {
     table: "modes",
     known: &["digest", "media", "tag", "tag.moved"],
-    later: &["age", "artifact", "artifacts", "hold", "label", "labels", "platform", "platforms", "size", "user"],
+    later: &[
+        "age",
+        "artifact",
+        "artifacts",
+        "hold",
+        "label",
+        "labels",
+        "platform",
+        "platforms",
+        "size",
+        "user",
+    ],
 };
 pub(super) const PIN: Keys = Keys { table: "[[pin]]", known: &["digest", "image"], later: &[] };
-pub(super) const TEST: Keys = Keys {
-    table: "[[test]]",
-    known: &["at", "because", "client", "expect", "facts", "pull"],
-    later: &[],
-};
+pub(super) const TEST: Keys =
+    Keys { table: "[[test]]", known: &["at", "because", "client", "expect", "facts", "pull"], later: &[] };
 pub(super) const FACTS: Keys = Keys {
     table: "facts",
     known: &["digest", "locked", "tags"],

@@ -54,7 +54,12 @@ impl<'t> Reader<'t> {
     }
 
     /// Sorts a table's keys into known ones and problems.
-    pub(super) fn fields<'v>(&mut self, table: &'v DeTable<'v>, span: Range<usize>, keys: &Keys) -> Fields<'v> {
+    pub(super) fn fields<'v>(
+        &mut self,
+        table: &'v DeTable<'v>,
+        span: Range<usize>,
+        keys: &Keys,
+    ) -> Fields<'v> {
         let mut values = Vec::new();
         for (key, value) in table {
             let word: &str = key.get_ref();
@@ -197,7 +202,8 @@ impl<'t> Reader<'t> {
         };
         let found = choices.iter().copied().find(|choice| word(*choice) == text.as_ref());
         if found.is_none() {
-            let problem = Problem::new(value.span(), format!("`{key}` is one of {}, not {text:?}", words.join(", ")));
+            let problem =
+                Problem::new(value.span(), format!("`{key}` is one of {}, not {text:?}", words.join(", ")));
             self.problems.push(match nearest(text, words) {
                 Some(near) => problem.help(format!("did you mean \"{near}\"?")),
                 None => problem,
@@ -217,10 +223,14 @@ impl<'t> Reader<'t> {
                 return None;
             }
         };
-        let midnight = || text.parse::<Date>().ok()?.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp());
+        let midnight =
+            || text.parse::<Date>().ok()?.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp());
         let time = text.parse().ok().or_else(midnight);
         if time.is_none() {
-            self.problem(value.span(), format!("{text:?} is no time; expected 2026-11-20 or 2026-11-20T12:00:00Z"));
+            self.problem(
+                value.span(),
+                format!("{text:?} is no time; expected 2026-11-20 or 2026-11-20T12:00:00Z"),
+            );
         }
         time
     }
