@@ -315,3 +315,47 @@ async fn closing_writes_what_is_still_in_memory() {
     assert_eq!(entries[0].number(&["count"]), Some(2));
     assert_eq!(entries[1].number(&["bytes"]), Some(5));
 }
+
+#[tokio::test]
+async fn a_part_that_was_judged_otherwise_is_a_decision_of_its_own_within_the_pull() {
+    let fixture = Fixture::new().await;
+    let client = caller("10.0.0.1");
+    let pull = fixture.allow(&client, &tag("docker.io/library/python:3.11.9", "index"), "HEAD").pull_id();
+    let part = by_digest("docker.io/library/python", "manifest", &["index"]);
+    let reasons =
+        vec![Reason { code: Code::MediaRefused, text: "schema 1 is not accepted".to_owned(), remedy: None }];
+    let softened = Judgement { verdict: Verdict::Warn, enforced: false, reasons, ..part.judgement().clone() };
+    let receipt = fixture.allow(&client, &Judged::new(softened), "GET");
+    assert_eq!(receipt.pull_id(), pull);
+    assert_ne!(receipt.id(), pull);
+    drop(receipt);
+    fixture.log.flush().await.unwrap();
+    let entries = fixture.entries().await;
+    let verdicts: Vec<_> = entries.iter().map(|entry| entry.text(&["verdict"]).unwrap()).collect();
+    assert_eq!(verdicts, ["allow", "warn"]);
+    assert_eq!(entries[1].event["enforced"], false);
+    assert!(entries.iter().all(|entry| entry.text(&["pull_id"]) == Some(&*pull.to_string())));
+}
+
+#[test]
+fn open_pulls_are_bounded_whoever_asks_and_what_those_that_go_moved_is_written() {
+    let (pulls, clock) = (pulls::Pulls::new(), Clock::manual(Timestamp::UNIX_EPOCH));
+    let (mut opened, mut written) = (0, 0);
+    let mut pull = |client: &Caller, image: &Arc<Judged>| {
+        let now = clock.now().as_millisecond();
+        let met = pulls.meet(&draft(client, image, "GET"), now, false, &|| Ulid::from_parts(0, 1));
+        Receipt::new(met.open, clock.clone()).served(1);
+        opened += 1;
+        written += met.rows.len();
+    };
+    let image = tag("docker.io/library/python:3.11.9", "index");
+    for number in 0..100_000_u32 {
+        pull(&caller(&std::net::Ipv4Addr::from_bits(0x0a00_0000 + number).to_string()), &image);
+    }
+    let client = caller("10.255.0.1");
+    for number in 0..100 {
+        pull(&client, &tag(&format!("docker.io/library/python:3.11.{number}"), &format!("index {number}")));
+    }
+    assert!(pulls.len() <= 64 * 1024 + 32, "{}", pulls.len());
+    assert_eq!(pulls.len() + written, opened, "whatever made room was written");
+}
