@@ -496,20 +496,23 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_exit_status_two() {
+    fn what_cannot_be_read_is_exit_status_two_and_says_which_file() {
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("pullgate.toml");
-        let words = ["--config", config.to_str().unwrap()];
-        let exit = || run(&args(&words), &mut Vec::new()).map_err(|failure| failure.exit);
-        assert_eq!(exit(), Err(Exit::Unjudged), "no configuration");
+        let ended = || {
+            let failure = run(&args(&["--config", config.to_str().unwrap()]), &mut Vec::new()).unwrap_err();
+            assert_eq!(failure.exit, Exit::Unjudged);
+            failure.report.unwrap().to_string()
+        };
+        assert!(ended().contains("pullgate.toml"), "no configuration");
         std::fs::write(&config, format!("[storage]\npath = \"{}\"\n", folder.path().display())).unwrap();
-        assert_eq!(exit(), Err(Exit::Unjudged), "no log");
+        assert!(ended().contains("there is no audit log at"), "no log");
         std::fs::write(folder.path().join(audit::FILE), "not a database").unwrap();
-        assert_eq!(exit(), Err(Exit::Unjudged), "no database");
+        assert!(ended().contains("audit.db"), "no database");
     }
 
     #[tokio::test]
-    async fn a_reader_that_goes_away_is_no_error() {
+    async fn a_reader_that_goes_away_ends_it_quietly() {
         struct Gone;
         impl Write for Gone {
             fn write(&mut self, _: &[u8]) -> io::Result<usize> {
@@ -521,6 +524,6 @@ mod tests {
         }
         let folder = log().await;
         let ended = show(&args(&["--json"]), folder.path(), now(), &mut Gone).await;
-        assert_eq!(ended.map_err(|failure| failure.exit).err(), Some(Exit::Unread));
+        assert_eq!(ended.unwrap_err().exit, Exit::Unread);
     }
 }
