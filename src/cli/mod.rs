@@ -1,0 +1,3 @@
+//! One file a command: arguments, printing, exit codes.
+
+pub mod log;
