@@ -124,7 +124,6 @@ impl Default for Metrics {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
     use prometheus_client::metrics::counter::Counter;
     use prometheus_client::metrics::family::Family;
 

@@ -69,7 +69,10 @@ async fn demonstrate(out: &mut dyn Write) -> Result<(), Failure> {
     running.stop().await;
     shown?;
     writeln!(out)?;
-    writeln!(out, "Next: `pullgate init` writes a configuration, `pullgate serve` starts it; docs/clients.md points")?;
+    writeln!(
+        out,
+        "Next: `pullgate init` writes a configuration, `pullgate serve` starts it; docs/clients.md points"
+    )?;
     writeln!(out, "containerd, docker and podman at it.")?;
     Ok(())
 }
@@ -189,7 +192,8 @@ impl Layout {
             fs::write(folder.join("blobs/sha256").join(digest.hex()), bytes)?;
             Ok(json!({ "mediaType": media_type, "digest": digest, "size": bytes.len() }))
         };
-        let content: Vec<u8> = (0..256_u32 << 10).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let content: Vec<u8> =
+            (0..256_u32 << 10).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
         let layer = blob(LAYER, &content)?;
         let mut children = Vec::new();
         for architecture in ["amd64", "arm64"] {
@@ -198,8 +202,7 @@ impl Layout {
                 "rootfs": { "type": "layers", "diff_ids": [Digest::sha256(&content)] },
             });
             let config = blob(CONFIG, config.to_string().as_bytes())?;
-            let manifest =
-                json!({ "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [layer.clone()] });
+            let manifest = json!({ "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [layer.clone()] });
             let mut child = blob(MANIFEST, manifest.to_string().as_bytes())?;
             child["platform"] = json!({ "architecture": architecture, "os": "linux" });
             children.push(child);

@@ -3,13 +3,13 @@
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
 use owo_colors::OwoColorize as _;
 
+use super::{Exit, Failure};
 use crate::audit::{self, Entry, Filter, Order, Pattern, printable, printable_json};
 use crate::clock::Clock;
 use crate::policy::{Code, Verdict};
@@ -32,7 +32,7 @@ Examples:
   pullgate log --json --blocked | jq -r '[.time, .image.reference, .reason.code, .count] | @tsv'
 
 Exit status: 0 shown (also when nothing matches), 2 the configuration or the log cannot be read.")]
-pub struct Args {
+pub(super) struct Arguments {
     /// The gateway's configuration; its [storage] path is where the log is
     #[arg(long, value_name = "FILE", default_value = "config/pullgate.toml")]
     config: PathBuf,
@@ -112,45 +112,22 @@ fn reason(word: &str) -> Result<Code, String> {
     })
 }
 
-/// Runs the command: entries to standard output, trouble to standard error.
-pub async fn run(args: &Args, clock: &Clock) -> ExitCode {
-    let mut err = anstream::stderr();
-    let folder = match gateway::load(&args.config) {
-        Ok(settings) => settings.storage.path,
-        Err(error) => {
-            let _ = writeln!(err, "{:?}", miette::Report::new(error));
-            return ExitCode::from(2);
-        }
-    };
-    let mut out = anstream::stdout();
-    match show(args, &folder, clock.now(), &mut out).await {
-        Ok(shown) => {
-            if let Some(remark) = shown.remark(args) {
-                let _ = writeln!(err, "{remark}");
-            }
-            ExitCode::SUCCESS
-        }
-        Err(Failure::Log(error)) => {
-            let _ =
-                writeln!(err, "error: {error} (the folder is [storage] path of {})", args.config.display());
-            ExitCode::from(2)
-        }
-        // `pullgate log | head` is how people use it.
-        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(Failure::Output(error)) => {
-            let _ = writeln!(err, "error: cannot write to standard output: {error}");
-            ExitCode::from(2)
-        }
+/// Runs the command: entries to standard output, remarks to standard error.
+pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<Exit, Failure> {
+    let settings = gateway::load(&arguments.config).map_err(Failure::unjudged)?;
+    let now = Clock::system().now();
+    let shown = super::block_on(show(arguments, &settings.storage.path, now, out))??;
+    if let Some(remark) = shown.remark(arguments) {
+        // Where standard error is gone, nobody is left to tell.
+        let _ = writeln!(anstream::stderr(), "{remark}");
     }
+    Ok(Exit::Done)
 }
 
-/// Why it ended early.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error(transparent)]
-    Log(#[from] audit::Error),
-    #[error(transparent)]
-    Output(#[from] io::Error),
+impl From<audit::Error> for Failure {
+    fn from(error: audit::Error) -> Self {
+        Self::usage(error)
+    }
 }
 
 /// What was shown.
@@ -162,7 +139,7 @@ struct Shown {
 
 impl Shown {
     /// What a person may want to know besides.
-    fn remark(&self, args: &Args) -> Option<String> {
+    fn remark(&self, args: &Arguments) -> Option<String> {
         if args.json {
             return None;
         }
@@ -174,7 +151,12 @@ impl Shown {
     }
 }
 
-async fn show(args: &Args, folder: &Path, now: Timestamp, out: &mut dyn Write) -> Result<Shown, Failure> {
+async fn show(
+    args: &Arguments,
+    folder: &Path,
+    now: Timestamp,
+    out: &mut dyn Write,
+) -> Result<Shown, Failure> {
     let limit = args.limit.or((!args.json).then_some(SHOWN));
     let filter = Filter {
         blocked: args.blocked,
@@ -214,7 +196,7 @@ fn verdict(word: &str) -> Option<Verdict> {
         .find(|verdict| verdict.as_str() == word)
 }
 
-fn print(args: &Args, entry: &Entry, out: &mut dyn Write) -> io::Result<()> {
+fn print(args: &Arguments, entry: &Entry, out: &mut dyn Write) -> io::Result<()> {
     if args.json {
         let line = serde_json::to_string(&entry.event).map_err(io::Error::other)?;
         writeln!(out, "{}", printable_json(line))
@@ -384,7 +366,7 @@ mod tests {
         args: Args,
     }
 
-    fn args(words: &[&str]) -> Args {
+    fn args(words: &[&str]) -> Arguments {
         Command::try_parse_from([&["log"], words].concat()).unwrap().args
     }
 

@@ -37,7 +37,11 @@ impl Collector for Figures {
             ("store_fills", "Blobs that began to arrive", stats.fills),
             ("store_passes", "Replies passed through because there was no space", stats.passes),
             ("store_rehashes", "Files read again because they were touched", stats.rehashes),
-            ("store_verification_failures", "Blobs that were not what they should be", stats.verification_failures),
+            (
+                "store_verification_failures",
+                "Blobs that were not what they should be",
+                stats.verification_failures,
+            ),
         ];
         for (name, help, value) in counters {
             let metric = ConstCounter::new(value);

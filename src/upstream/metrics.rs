@@ -47,8 +47,7 @@ impl Collector for Figures {
         let (requests, up) = (Family::<Labels, Counter>::default(), Family::<Labels, Gauge>::default());
         let remaining = Family::<Labels, Gauge>::default();
         for health in self.0.health().into_iter().filter(|health| health.declared) {
-            let labels =
-                Labels { registry: health.registry.to_string(), endpoint: health.endpoint.clone() };
+            let labels = Labels { registry: health.registry.to_string(), endpoint: health.endpoint.clone() };
             requests.get_or_create(&labels).inc_by(health.requests);
             up.get_or_create(&labels).set(i64::from(is_up(&health)));
             if let Some(left) = health.rate_limit.as_ref().and_then(|limit| limit.remaining) {
@@ -56,10 +55,20 @@ impl Collector for Figures {
             }
         }
         let help = "Requests sent to the upstream";
-        requests.encode(encoder.encode_descriptor("upstream_requests", help, None, requests.metric_type())?)?;
+        requests.encode(encoder.encode_descriptor(
+            "upstream_requests",
+            help,
+            None,
+            requests.metric_type(),
+        )?)?;
         let help = "1 when the upstream's last answer was one";
         up.encode(encoder.encode_descriptor("upstream_up", help, None, up.metric_type())?)?;
         let help = "Pulls left of the upstream's rate limit, as it last said";
-        remaining.encode(encoder.encode_descriptor("upstream_ratelimit_remaining", help, None, remaining.metric_type())?)
+        remaining.encode(encoder.encode_descriptor(
+            "upstream_ratelimit_remaining",
+            help,
+            None,
+            remaining.metric_type(),
+        )?)
     }
 }

@@ -11,9 +11,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::reload::{Reloading, Status, Watched};
-use crate::cli::Failure;
 use crate::audit::{self, Log};
 use crate::catalog::Catalog;
+use crate::cli::Failure;
 use crate::clock::Clock;
 use crate::content::{self, Store};
 use crate::gate::{self, Gate, Rules};
@@ -129,8 +129,8 @@ impl Running {
         )
         .map_err(StartError::usage)?;
         let client_ca = settings.listen.client_ca.clone();
-        let tls_config = server_config(certificates.clone(), client_ca.as_deref())
-            .map_err(StartError::usage)?;
+        let tls_config =
+            server_config(certificates.clone(), client_ca.as_deref()).map_err(StartError::usage)?;
         let tls_config = Arc::new(ArcSwap::from_pointee(tls_config));
 
         let folder = &settings.storage.path;
@@ -138,8 +138,9 @@ impl Running {
         let store = Store::open(storage).map_err(StartError::internal)?;
         let catalog = Catalog::open(folder, clock.clone()).await.map_err(StartError::internal)?;
         let log = Log::open(audit_settings(settings), clock.clone()).await.map_err(StartError::internal)?;
-        let upstreams = Upstreams::new(upstream_settings(settings, resolver, proxy_from_environment), clock.clone())
-            .map_err(StartError::usage)?;
+        let upstreams =
+            Upstreams::new(upstream_settings(settings, resolver, proxy_from_environment), clock.clone())
+                .map_err(StartError::usage)?;
         let upstreams = Arc::new(upstreams);
         let (puller, sightings) = Puller::new(
             pull::Settings {
@@ -156,8 +157,14 @@ impl Running {
             let (registry, declared) = (settings.default_registry.clone(), upstreams.registries());
             move |policy| Rules::new(policy, identity.clone(), registry.clone(), declared.clone())
         };
-        let gate =
-            Gate::new(make_rules(policy), puller.clone(), catalog.clone(), log.clone(), clock.clone(), &mut metrics);
+        let gate = Gate::new(
+            make_rules(policy),
+            puller.clone(),
+            catalog.clone(),
+            log.clone(),
+            clock.clone(),
+            &mut metrics,
+        );
         store.register(&mut metrics);
         log.register(&mut metrics);
         upstreams.register(&mut metrics);
@@ -270,7 +277,11 @@ fn identity_settings(settings: &Gateway) -> IdentitySettings {
     }
 }
 
-fn upstream_settings(settings: &Gateway, resolver: Resolver, proxy_from_environment: bool) -> upstream::Settings {
+fn upstream_settings(
+    settings: &Gateway,
+    resolver: Resolver,
+    proxy_from_environment: bool,
+) -> upstream::Settings {
     upstream::Settings {
         upstreams: settings.upstreams.iter().filter_map(upstream_of).collect(),
         sealed: settings.sealed,
@@ -337,7 +348,9 @@ fn conditions(status: &Status, log: &Log, store: &Store, upstreams: &Upstreams) 
         name: "audit".to_owned(),
         ok: !audit.full && audit.last_error.is_none(),
         required: false,
-        detail: audit.last_error.map_or_else(|| format!("{} of {} bytes used", audit.used, audit.max), |error| error.to_string()),
+        detail: audit
+            .last_error
+            .map_or_else(|| format!("{} of {} bytes used", audit.used, audit.max), |error| error.to_string()),
     });
     let stats = store.stats();
     conditions.push(Condition {
@@ -347,7 +360,8 @@ fn conditions(status: &Status, log: &Log, store: &Store, upstreams: &Upstreams) 
         detail: format!("{} blobs, {} bytes", stats.blobs, stats.bytes),
     });
     conditions.extend(upstreams.health().into_iter().map(|health| {
-        let failed = health.last_failure.as_ref().filter(|(at, _)| health.last_success.is_none_or(|ok| ok < *at));
+        let failed =
+            health.last_failure.as_ref().filter(|(at, _)| health.last_success.is_none_or(|ok| ok < *at));
         Condition {
             name: format!("upstream {}", health.registry),
             ok: failed.is_none(),
