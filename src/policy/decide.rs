@@ -404,6 +404,13 @@ impl<'a> Judge<'a> {
             }
         };
         let fact = self.tag_fact(tag, Fresh::Ttl)?;
+        // Companions are never locked: a lock says that it was served as an ordinary tag, and it stays
+        // one as long as the tag rules serve it.
+        let ordinary =
+            self.source.modes.tag != Mode::Enforce || self.policy.passes(self.source, self.name, tag);
+        if fact.lock.is_some() && ordinary {
+            return Ok(None);
+        }
         let served = if fact.stale { fact.current.or(fact.lock) } else { fact.current };
         let Some(digest) = served else { return Err(self.absent(tag, fact)) };
         let image = self.image(digest)?;
