@@ -261,10 +261,10 @@ impl<'a> Judge<'a> {
     fn tag(&mut self, tag: &Tag) -> Result<Grant, Stop> {
         let companion = Companion::of(tag);
         let pin = self.policy.pin(self.name, tag);
-        if let (Some(companion), None) = (companion, pin) {
-            if let Some(grant) = self.companion_tag(tag, companion)? {
-                return Ok(grant);
-            }
+        if let (Some(companion), None) = (companion, pin)
+            && let Some(grant) = self.companion_tag(tag, companion)?
+        {
+            return Ok(grant);
         }
         self.tag_rules(tag, companion.is_some());
         self.end_of_phase()?;

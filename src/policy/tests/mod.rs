@@ -1,5 +1,4 @@
 //! The evaluator as a whole: rules in, facts in, decisions out.
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod blobs;
 mod digests;
@@ -15,9 +14,7 @@ use jiff::Timestamp;
 
 use super::*;
 use crate::identity::{Attribution, Caller, Class};
-use crate::oci::{
-    Ask, Descriptor, Digest, Fault, Kind, Manifest, Name, Platform, Reference, Role, Tag, What,
-};
+use crate::oci::{Ask, Descriptor, Digest, Fault, Kind, Manifest, Name, Platform, Role, Tag, What};
 
 pub(super) const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 pub(super) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
