@@ -5,12 +5,16 @@
 //!
 //! The rooms import one way only; `tests/it/house.rs` holds the table.
 
+pub mod audit;
 pub mod catalog;
 pub mod clock;
 pub mod content;
+pub mod gate;
 pub mod identity;
 pub mod oci;
 pub mod policy;
 pub mod pull;
+pub mod server;
 pub mod settings;
+pub mod telemetry;
 pub mod upstream;

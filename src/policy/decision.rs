@@ -15,6 +15,8 @@ pub struct Decision {
     pub outcome: Outcome,
     /// What policy says; meaningless for `Need` and `Fail`.
     pub verdict: Verdict,
+    /// Reasons that a mode softened, in table order: why `verdict` is `Warn`.
+    pub softened: Vec<Reason>,
     /// Every check that ran, for the log and for `explain`.
     pub trace: Arc<Trace>,
     /// When the answer may change by time alone.
@@ -37,6 +39,43 @@ pub enum Outcome {
 /// Leave to serve one thing out of one repository.
 ///
 /// Only `policy` makes one, it is not `Clone`, and serving takes one: nothing is served unjudged.
+///
+/// ```
+/// use pullgate::oci::Name;
+/// use pullgate::policy::{Permit, Target};
+///
+/// fn read(permit: Permit) -> (Name, Target) {
+///     (permit.name().clone(), permit.target().clone())
+/// }
+/// ```
+///
+/// The same the other way round does not compile, neither from parts nor by a copy:
+///
+/// ```compile_fail
+/// use pullgate::oci::Name;
+/// use pullgate::policy::{Permit, Target};
+///
+/// fn forge(name: Name, target: Target) -> Permit {
+///     Permit { name, target, lock: None, warning: None }
+/// }
+/// ```
+///
+/// ```compile_fail
+/// use pullgate::oci::Name;
+/// use pullgate::policy::{Permit, Target};
+///
+/// fn forge(name: Name, target: Target) -> Permit {
+///     Permit::new(&name, target, None, None)
+/// }
+/// ```
+///
+/// ```compile_fail
+/// use pullgate::policy::Permit;
+///
+/// fn copy(permit: &Permit) -> Permit {
+///     Permit::clone(permit)
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Permit {
     name: Name,

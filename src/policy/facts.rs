@@ -75,6 +75,33 @@ pub struct Image {
 
 /// A fact that a decision lacks. Only `policy` makes one, and fetching anything takes one: so
 /// nothing is fetched that no rule asked for.
+///
+/// ```
+/// use pullgate::oci::Name;
+/// use pullgate::policy::{Lack, Need};
+///
+/// fn read(need: Need) -> (Name, Lack) {
+///     (need.name().clone(), need.lack().clone())
+/// }
+/// ```
+///
+/// ```compile_fail
+/// use pullgate::oci::Name;
+/// use pullgate::policy::{Lack, Need};
+///
+/// fn forge(name: Name, lack: Lack) -> Need {
+///     Need { name, lack }
+/// }
+/// ```
+///
+/// ```compile_fail
+/// use pullgate::oci::Name;
+/// use pullgate::policy::{Lack, Need};
+///
+/// fn forge(name: Name, lack: Lack) -> Need {
+///     Need::new(&name, lack)
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Need {
     name: Name,

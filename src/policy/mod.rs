@@ -1,9 +1,30 @@
 //! May they? A pure function of caller, ask, facts and time.
+//!
+//! [`Policy::decide`] is asked again and again until it permits, refuses or fails; each time it lacks
+//! a fact it says which, and nothing may be fetched without such a [`Need`].
 
 mod code;
+mod companion;
+mod compiled;
+mod content;
+mod decide;
 mod decision;
 mod facts;
+mod offline;
+mod pattern;
+mod refusal;
+mod rules;
+#[cfg(test)]
+mod tests;
 
 pub use code::{Code, Verdict};
+pub use compiled::{Policy, Source};
+pub use content::CHILDREN_MAX;
 pub use decision::{Check, Decision, Outcome, Permit, Reason, Refusal, Target, Trace};
 pub use facts::{Facts, Fresh, Image, Known, Lack, Need, Root, Roots, TagFact};
+pub use offline::{Offline, TestResult};
+pub use pattern::{Match, Pattern};
+pub use rules::{
+    Digests, Given, Help, Invalid, Item, Leaves, Mode, Modes, Moved, Pin, PolicyTest, Rules, SourceRule,
+    Written,
+};

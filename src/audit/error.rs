@@ -1,0 +1,56 @@
+//! What can go wrong with the record.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Why the record could not be opened, written or read. Cheap to clone: everyone who waits for one
+/// commit gets the same answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// [`super::Log::close`] was called, or the writer is gone.
+    #[error("the audit log is closed: the gateway is shutting down")]
+    Closed,
+    /// Neither the database nor the counters that stand in for it can take another event.
+    #[error(
+        "the audit log is full ({used} of {max} bytes): raise [audit] max_size or free space on its disk"
+    )]
+    Full {
+        /// Bytes the database uses.
+        used: u64,
+        /// `[audit] max_size`.
+        max: u64,
+    },
+    /// There is no log to read.
+    #[error("there is no audit log at {}: has `pullgate serve` run with this configuration?", path.display())]
+    Missing {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// The database cannot be opened or brought up to date.
+    #[error("cannot open the audit log {}: {detail}; check that the folder exists and that this user may write to it", path.display())]
+    Open {
+        /// The database file.
+        path: PathBuf,
+        /// What the system said.
+        detail: Arc<str>,
+    },
+    /// A row could not be read.
+    #[error("cannot read the audit log {}: {detail}", path.display())]
+    Read {
+        /// The database file.
+        path: PathBuf,
+        /// What the system said.
+        detail: Arc<str>,
+    },
+    /// The settings cannot work.
+    #[error("[audit] max_size is {0} bytes; at least 1 MiB is needed")]
+    TooSmall(u64),
+    /// A commit failed; the next one is tried anew.
+    #[error("cannot write the audit log {}: {detail}", path.display())]
+    Write {
+        /// The database file.
+        path: PathBuf,
+        /// What the system said.
+        detail: Arc<str>,
+    },
+}

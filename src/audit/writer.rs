@@ -1,0 +1,442 @@
+//! The one writer: takes whatever waits, commits it in one transaction, then tells those who wait.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::Instant;
+use ulid::Ulid;
+
+use crate::policy::Code;
+
+use super::error::Error;
+use super::row::Row;
+use super::spill::{Counters, Reserve};
+
+/// So many refusals may wait for the writer; further ones wait for a place.
+pub(crate) const QUEUE: usize = 1024;
+/// So many rows that nobody waits for may be kept in memory while the disk does not take them.
+const BACKLOG: usize = 8192;
+/// Rows of one INSERT: halves the CPU against single ones.
+const CHUNK: usize = 32;
+/// While the database takes nothing it is tried so often, beside the ticks.
+const RETRY: Duration = Duration::from_secs(5);
+const PAGE: u64 = 4096;
+const COLUMNS: &str = "seq, id, time, kind, parent, pull_id, verdict, reason, registry, repository, tag, \
+                       digest, client, address, reference, last, body";
+const WIDTH: usize = 17;
+
+/// What is asked of the writer.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// Answer once everything before it, the backlog included, was tried.
+    Barrier(oneshot::Sender<Result<(), Error>>),
+    /// Write everything, tidy up, end.
+    Close(oneshot::Sender<()>),
+    /// Count a refusal in the file of counters.
+    Count(Count),
+    /// Commit these and say so.
+    Write { rows: Vec<Row>, done: watch::Sender<Option<Result<(), Error>>> },
+}
+
+/// A refusal to be counted.
+#[derive(Debug)]
+pub(crate) struct Count {
+    pub(crate) client: String,
+    pub(crate) code: Option<Code>,
+    /// The id it gets if it is the first of its client and reason.
+    pub(crate) id: Ulid,
+    pub(crate) now: i64,
+    pub(crate) done: oneshot::Sender<Result<Ulid, Error>>,
+}
+
+/// What writer and callers share.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    pub(crate) notify: Notify,
+    backlog: Mutex<VecDeque<Row>>,
+    /// Over the soft limit: rows of allowed pulls are no longer written.
+    pub(crate) full: AtomicBool,
+    /// The database takes nothing: refusals are counted in the file.
+    pub(crate) spilling: AtomicBool,
+    pub(crate) used: AtomicU64,
+    pub(crate) rows: AtomicU64,
+    pub(crate) commits: AtomicU64,
+    pub(crate) unrecorded: AtomicU64,
+    pub(crate) counted: AtomicU64,
+    pub(crate) last_error: Mutex<Option<Error>>,
+}
+
+impl Shared {
+    /// Hands rows over that nobody waits for; returns how many did not fit.
+    pub(crate) fn push(&self, rows: impl IntoIterator<Item = Row>) -> u64 {
+        let mut left = 0;
+        let mut backlog = self.backlog.lock().unwrap_or_else(PoisonError::into_inner);
+        for row in rows {
+            if backlog.len() < BACKLOG {
+                backlog.push_back(row);
+            } else {
+                left += 1;
+            }
+        }
+        drop(backlog);
+        self.notify.notify_one();
+        left
+    }
+
+    fn take(&self) -> Vec<Row> {
+        self.backlog.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect()
+    }
+
+    /// Puts rows back whose commit failed, before what came since.
+    fn put_back(&self, rows: Vec<Row>) {
+        let mut backlog = self.backlog.lock().unwrap_or_else(PoisonError::into_inner);
+        for row in rows.into_iter().rev() {
+            if backlog.len() < BACKLOG {
+                backlog.push_front(row);
+            } else {
+                self.unrecorded.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn failed(&self, error: &Error) {
+        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.clone());
+    }
+}
+
+/// How the database file is opened for writing.
+fn options(file: &Path, max_size: u64) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(file)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(Duration::from_secs(1))
+        .pragma("max_page_count", (max_size / PAGE).to_string())
+        .pragma("journal_size_limit", "4194304")
+        .disable_statement_logging()
+}
+
+#[derive(Debug)]
+pub(crate) struct Writer {
+    file: PathBuf,
+    max_size: u64,
+    connection: Option<SqliteConnection>,
+    counters: Option<Counters>,
+    reserve: Reserve,
+    next: i64,
+    retried: Instant,
+    statements: Vec<Option<Arc<str>>>,
+    shared: Arc<Shared>,
+    orders: mpsc::Receiver<Order>,
+}
+
+impl Writer {
+    /// Opens the database and brings it up to date.
+    pub(crate) async fn open(
+        folder: &Path,
+        max_size: u64,
+        shared: Arc<Shared>,
+        orders: mpsc::Receiver<Order>,
+    ) -> Result<Self, Error> {
+        let file = folder.join(super::FILE);
+        let failed = |detail: String| Error::Open { path: file.clone(), detail: detail.into() };
+        let mut connection =
+            options(&file, max_size).connect().await.map_err(|error| failed(error.to_string()))?;
+        sqlx::migrate!("src/audit/migrations")
+            .run(&mut connection)
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        let next: i64 = sqlx::query_scalar("SELECT COALESCE(MAX(seq), 0) + 1 FROM event")
+            .fetch_one(&mut connection)
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        let size = (max_size / 4).min(1 << 20);
+        let reserve = Reserve::take(folder.join("audit.reserve"), size);
+        let counters = Counters::open(&folder.join("audit.counters"));
+        if let Err(error) = &counters {
+            shared.failed(&failed(format!("audit.counters: {error}")));
+        }
+        let mut writer = Self {
+            file,
+            max_size,
+            connection: Some(connection),
+            counters: counters.ok(),
+            reserve,
+            next,
+            retried: Instant::now(),
+            statements: vec![None; CHUNK + 1],
+            shared,
+            orders,
+        };
+        writer.shared.rows.store(u64::try_from(next - 1).unwrap_or(0), Ordering::Relaxed);
+        writer.measure().await;
+        writer.bring_counts_home().await;
+        Ok(writer)
+    }
+
+    /// Serves until told to close, or until nobody is left who could ask.
+    pub(crate) async fn run(mut self) {
+        let mut inbox = Vec::with_capacity(QUEUE);
+        let shared = Arc::clone(&self.shared);
+        loop {
+            tokio::select! {
+                received = self.orders.recv_many(&mut inbox, QUEUE) => if received == 0 { break },
+                () = shared.notify.notified() => {}
+            }
+            if let Some(closed) = self.serve(&mut inbox).await {
+                self.finish().await;
+                let _ = closed.send(());
+                return;
+            }
+        }
+        self.serve(&mut inbox).await;
+        self.finish().await;
+    }
+
+    /// One group. Returns who asked to close, if anybody did.
+    async fn serve(&mut self, inbox: &mut Vec<Order>) -> Option<oneshot::Sender<()>> {
+        let (mut awaited, mut barriers, mut counts, mut close) = (Vec::new(), Vec::new(), Vec::new(), None);
+        let mut waiters = Vec::new();
+        for order in inbox.drain(..) {
+            match order {
+                Order::Barrier(done) => barriers.push(done),
+                Order::Close(done) => close = Some(done),
+                Order::Count(count) => counts.push(count),
+                Order::Write { rows, done } => {
+                    awaited.extend(rows);
+                    waiters.push(done);
+                }
+            }
+        }
+        let mut backlog = self.shared.take();
+        if self.shared.full.load(Ordering::Relaxed) {
+            let before = backlog.len();
+            backlog.retain(|row| !row.allowed);
+            self.shared.unrecorded.fetch_add((before - backlog.len()) as u64, Ordering::Relaxed);
+        }
+        let result = self.commit(&awaited, &backlog).await;
+        for waiter in waiters {
+            waiter.send_replace(Some(result.clone()));
+        }
+        if result.is_err() {
+            self.shared.put_back(backlog);
+        }
+        let counted = !counts.is_empty();
+        self.count(counts);
+        if counted && self.shared.spilling.load(Ordering::Relaxed) && self.retried.elapsed() >= RETRY {
+            self.bring_counts_home().await;
+            self.retried = Instant::now();
+        }
+        if !barriers.is_empty() || close.is_some() {
+            self.bring_counts_home().await;
+        }
+        for barrier in barriers {
+            let _ = barrier.send(result.clone());
+        }
+        close
+    }
+
+    /// Writes the rows in one transaction, letting go of the reserve if that is what it takes.
+    async fn commit(&mut self, awaited: &[Row], backlog: &[Row]) -> Result<(), Error> {
+        if awaited.is_empty() && backlog.is_empty() {
+            return Ok(());
+        }
+        let mut outcome = self.insert(awaited, backlog).await;
+        if outcome.as_ref().is_err_and(is_full) && self.reserve.release() {
+            self.shared.full.store(true, Ordering::Relaxed);
+            outcome = self.insert(awaited, backlog).await;
+        }
+        match outcome {
+            Ok(()) => {
+                let rows = awaited.len() + backlog.len();
+                self.next += i64::try_from(rows).unwrap_or(0);
+                self.shared.rows.fetch_add(rows as u64, Ordering::Relaxed);
+                self.shared.commits.fetch_add(1, Ordering::Relaxed);
+                self.shared.spilling.store(false, Ordering::Relaxed);
+                self.measure().await;
+                Ok(())
+            }
+            Err(error) => {
+                if !matches!(error, sqlx::Error::Database(_)) {
+                    self.connection = None;
+                }
+                let full = is_full(&error);
+                let error = if full {
+                    Error::Full { used: self.shared.used.load(Ordering::Relaxed), max: self.max_size }
+                } else {
+                    self.write_error(&error)
+                };
+                self.shared.full.fetch_or(full, Ordering::Relaxed);
+                self.shared.spilling.store(true, Ordering::Relaxed);
+                self.shared.failed(&error);
+                Err(error)
+            }
+        }
+    }
+
+    async fn insert(&mut self, awaited: &[Row], backlog: &[Row]) -> Result<(), sqlx::Error> {
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            None => self.connection.insert(options(&self.file, self.max_size).connect().await?),
+        };
+        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+        let mut seq = self.next;
+        for rows in awaited.chunks(CHUNK).chain(backlog.chunks(CHUNK)) {
+            let statement = statement(&mut self.statements, rows.len());
+            let mut query = sqlx::query(AssertSqlSafe(statement));
+            for row in rows {
+                query = query
+                    .bind(seq)
+                    .bind(row.id.to_string())
+                    .bind(row.time)
+                    .bind(row.kind.as_str())
+                    .bind(row.parent.map(|id| id.to_string()))
+                    .bind(row.pull.map(|id| id.to_string()))
+                    .bind(row.verdict)
+                    .bind(row.reason)
+                    .bind(row.registry.as_deref())
+                    .bind(row.repository.as_deref())
+                    .bind(row.tag.as_deref())
+                    .bind(row.digest.as_deref())
+                    .bind(row.client.as_deref())
+                    .bind(row.address.as_deref())
+                    .bind(row.reference.as_deref())
+                    .bind(row.last)
+                    .bind(row.body(seq));
+                seq += 1;
+            }
+            query.execute(&mut *transaction).await?;
+        }
+        transaction.commit().await
+    }
+
+    /// Counts refusals that cannot be rows; one sync for all of them. It blocks this task for that
+    /// long: there is nothing else left for it to do.
+    fn count(&mut self, counts: Vec<Count>) {
+        if counts.is_empty() {
+            return;
+        }
+        let full = Error::Full { used: self.shared.used.load(Ordering::Relaxed), max: self.max_size };
+        let mut results = Vec::with_capacity(counts.len());
+        for Count { client, code, id, now, done } in counts {
+            let id = self.counters.as_mut().and_then(|counters| counters.count(&client, code, id, now));
+            results.push((id, done));
+        }
+        let synced = self.counters.as_ref().is_some_and(|counters| counters.sync().is_ok());
+        for (id, done) in results {
+            let result = id.filter(|_| synced).ok_or_else(|| full.clone());
+            self.shared.counted.fetch_add(u64::from(result.is_ok()), Ordering::Relaxed);
+            let _ = done.send(result);
+        }
+    }
+
+    /// Moves what the counters hold into the database, as soon as it takes rows again.
+    async fn bring_counts_home(&mut self) {
+        let Some(counters) = &self.counters else { return };
+        if counters.slots().is_empty() {
+            if self.shared.spilling.load(Ordering::Relaxed) && self.probe().await {
+                self.shared.spilling.store(false, Ordering::Relaxed);
+            }
+            return;
+        }
+        let mut rows = Vec::new();
+        for slot in &counters.slots().to_vec() {
+            let Some(id) = slot.id() else { continue };
+            // A crash between commit and clearing leaves both: the row counts.
+            match self.knows(id).await {
+                Ok(false) => rows.push(super::floods::counted_row(id, slot)),
+                Ok(true) => {}
+                Err(_) => return,
+            }
+        }
+        if self.commit(&rows, &[]).await.is_ok()
+            && let Some(counters) = &mut self.counters
+            && let Err(error) = counters.clear()
+        {
+            self.shared.failed(&Error::Write {
+                path: self.file.with_file_name("audit.counters"),
+                detail: error.to_string().into(),
+            });
+        }
+    }
+
+    async fn knows(&mut self, id: Ulid) -> Result<bool, sqlx::Error> {
+        let Some(connection) = &mut self.connection else { return Err(sqlx::Error::PoolClosed) };
+        let found: Option<i64> = sqlx::query_scalar("SELECT seq FROM event WHERE id = $1")
+            .bind(id.to_string())
+            .fetch_optional(connection)
+            .await?;
+        Ok(found.is_some())
+    }
+
+    /// Whether a write transaction can be had, and there is room left below the limit.
+    async fn probe(&mut self) -> bool {
+        self.measure().await;
+        let room = self.shared.used.load(Ordering::Relaxed) + PAGE <= self.max_size;
+        let begun = match &mut self.connection {
+            Some(connection) => connection.begin_with("BEGIN IMMEDIATE").await.map(drop).is_ok(),
+            None => options(&self.file, self.max_size)
+                .connect()
+                .await
+                .map(|connection| self.connection = Some(connection))
+                .is_ok(),
+        };
+        room && begun
+    }
+
+    /// Compares what is used with the limits.
+    async fn measure(&mut self) {
+        let Some(connection) = &mut self.connection else { return };
+        let pages: Result<i64, _> = sqlx::query_scalar("PRAGMA page_count").fetch_one(connection).await;
+        let Ok(pages) = pages else { return };
+        let used = u64::try_from(pages).unwrap_or(0) * PAGE;
+        self.shared.used.store(used, Ordering::Relaxed);
+        let full = used + self.reserve.size() >= self.max_size;
+        if full {
+            self.reserve.release();
+        }
+        self.shared.full.store(full, Ordering::Relaxed);
+    }
+
+    fn write_error(&self, error: &sqlx::Error) -> Error {
+        Error::Write { path: self.file.clone(), detail: error.to_string().into() }
+    }
+
+    /// Leaves one tidy file behind.
+    async fn finish(&mut self) {
+        if let Some(mut connection) = self.connection.take() {
+            let _ = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&mut connection).await;
+            let _ = connection.close().await;
+        }
+    }
+}
+
+/// The INSERT for so many rows, made once for each number.
+fn statement(made: &mut [Option<Arc<str>>], rows: usize) -> Arc<str> {
+    let make = || -> Arc<str> {
+        let groups: Vec<String> = (0..rows)
+            .map(|row| {
+                let marks: Vec<String> =
+                    (1..=WIDTH).map(|column| format!("${}", row * WIDTH + column)).collect();
+                format!("({})", marks.join(","))
+            })
+            .collect();
+        format!("INSERT INTO event ({COLUMNS}) VALUES {}", groups.join(",")).into()
+    };
+    match made.get_mut(rows) {
+        Some(slot) => Arc::clone(slot.get_or_insert_with(make)),
+        None => make(),
+    }
+}
+
+/// Whether quota or disk is used up (`SQLITE_FULL`).
+fn is_full(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(sqlx::error::DatabaseError::code).is_some_and(|code| code == "13")
+}

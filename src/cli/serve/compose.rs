@@ -1,0 +1,318 @@
+//! From settings to a running gateway: every room gets its own settings and its neighbours, and
+//! nothing else happens here.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use miette::{IntoDiagnostic as _, WrapErr as _};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::reload::{Reloading, Status, Watched};
+use crate::audit::{self, Log};
+use crate::catalog::Catalog;
+use crate::clock::Clock;
+use crate::content::{self, Store};
+use crate::gate::{self, Gate, Rules};
+use crate::identity::{ClientSettings, Identity, IdentitySettings};
+use crate::pull::{self, Puller};
+use crate::server::certificates::{CertificateSettings, Certificates, server_config};
+use crate::server::{self, Admin, Condition, Door, Manner, Manners};
+use crate::settings::gateway::{self as file, Gateway, Lifetime};
+use crate::settings::policy;
+use crate::telemetry::Metrics;
+use crate::upstream::{self, Resolver, Upstreams};
+
+/// What a test or the demo chooses that no file says.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where time comes from.
+    pub clock: Clock,
+    /// Where names become addresses.
+    pub resolver: Resolver,
+    /// Whether the environment's proxies count.
+    pub proxy_from_environment: bool,
+    /// How often watched files are looked at.
+    pub poll: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            clock: Clock::system(),
+            resolver: Resolver::system(),
+            proxy_from_environment: true,
+            poll: crate::settings::watch::INTERVAL,
+        }
+    }
+}
+
+/// A gateway that serves.
+#[derive(Debug)]
+pub struct Running {
+    address: SocketAddr,
+    admin_address: SocketAddr,
+    gate: Gate,
+    log: Log,
+    admin: Admin,
+    reloading: Reloading,
+    stop: CancellationToken,
+    servers: Vec<JoinHandle<()>>,
+    keepers: Vec<JoinHandle<()>>,
+}
+
+impl Running {
+    /// Opens what is stored, makes certificates where there are none, and serves. No upstream is
+    /// asked for anything.
+    pub async fn start(settings: &Gateway, options: Options) -> miette::Result<Self> {
+        let Options { clock, resolver, proxy_from_environment, poll } = options;
+        let metrics = Metrics::new();
+        let policy = policy::load(&settings.policy.file)?;
+        let tls = &settings.listen.tls;
+        let certificates = Certificates::load_or_create(
+            CertificateSettings {
+                certificate: tls.certificate.clone(),
+                key: tls.key.clone(),
+                ca: tls.ca.clone(),
+                hosts: settings.listen.hosts.clone(),
+            },
+            &clock,
+        )
+        .into_diagnostic()
+        .wrap_err("the gateway's certificates cannot be used")?;
+        let client_ca = settings.listen.client_ca.clone();
+        let tls_config = server_config(certificates.clone(), client_ca.as_deref())
+            .into_diagnostic()
+            .wrap_err("the gateway's certificates cannot be used")?;
+        let tls_config = Arc::new(ArcSwap::from_pointee(tls_config));
+
+        let folder = &settings.storage.path;
+        let storage = content::Settings { path: folder.join("content"), max_size: settings.storage.max_size };
+        let store = Store::open(storage).into_diagnostic().wrap_err("the blob store cannot be opened")?;
+        let catalog = Catalog::open(folder, clock.clone()).await.into_diagnostic()?;
+        let log = Log::open(audit_settings(settings), clock.clone())
+            .await
+            .into_diagnostic()
+            .wrap_err("the audit log cannot be opened")?;
+        let upstreams = Upstreams::new(upstream_settings(settings, resolver, proxy_from_environment), clock.clone())
+            .into_diagnostic()
+            .wrap_err("the upstreams are not usable")?;
+        let upstreams = Arc::new(upstreams);
+        let (puller, sightings) = Puller::new(
+            pull::Settings {
+                tag_ttl: limited(settings.cache.tag_ttl).unwrap_or(Duration::MAX),
+                stale_if_error: limited(settings.cache.stale_if_error),
+            },
+            catalog.clone(),
+            store.clone(),
+            upstreams.clone(),
+            clock.clone(),
+        );
+        let identity = Arc::new(Identity::new(identity_settings(settings)));
+        let make_rules = {
+            let (registry, declared) = (settings.default_registry.clone(), upstreams.registries());
+            move |policy| Rules::new(policy, identity.clone(), registry.clone(), declared.clone())
+        };
+        let gate =
+            Gate::new(make_rules(policy), puller.clone(), catalog.clone(), log.clone(), clock.clone(), &metrics);
+        gate.record_policy(None, Vec::new()).await.into_diagnostic().wrap_err("the start cannot be recorded")?;
+
+        let socket = bind(settings.listen.address, "[listen] address").await?;
+        let admin_socket = bind(settings.admin.address, "[admin] address").await?;
+        let address = socket.local_addr().into_diagnostic()?;
+        let admin_address = admin_socket.local_addr().into_diagnostic()?;
+
+        let stop = CancellationToken::new();
+        let status = Status::default();
+        let watched = Watched {
+            policy_file: settings.policy.file.clone(),
+            certificates,
+            client_ca,
+            tls: tls_config.clone(),
+        };
+        let reloading =
+            Reloading::start(watched, gate.clone(), Box::new(make_rules), status.clone(), poll, stop.clone());
+        let admin = {
+            let (log, store, upstreams) = (log.clone(), store.clone(), upstreams.clone());
+            Admin::new(metrics.clone(), move || conditions(&status, &log, &store, &upstreams))
+        };
+        let limits = limits(settings);
+        let door = Door::new(gate.clone(), puller, manners(settings), clock);
+        let servers = vec![
+            tokio::spawn(server::serve_pulls(socket, tls_config, door, limits, stop.clone())),
+            tokio::spawn(server::serve_admin(admin_socket, admin.clone(), limits, stop.clone())),
+        ];
+        let keepers = vec![tokio::spawn(gate::record_sightings(sightings, catalog, log.clone()))];
+        Ok(Self { address, admin_address, gate, log, admin, reloading, stop, servers, keepers })
+    }
+
+    /// Where pulls are served.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where `/readyz` and `/metrics` are served.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin_address
+    }
+
+    /// The policy in force, as `name revision`.
+    pub fn policy(&self) -> String {
+        let rules = self.gate.rules();
+        format!("{} {}", rules.policy().name(), rules.policy().revision())
+    }
+
+    /// Reads the policy and the certificates again, changed or not.
+    pub fn reload(&self) {
+        self.reloading.force();
+    }
+
+    /// Writes what the record still holds in memory.
+    pub async fn flush_log(&self) -> Result<(), audit::Error> {
+        self.log.flush().await
+    }
+
+    /// Says no to load balancers, finishes the replies under way, closes the record.
+    pub async fn stop(mut self) {
+        self.admin.drain();
+        self.stop.cancel();
+        for server in self.servers.drain(..) {
+            let _ = server.await;
+        }
+        for keeper in self.keepers.drain(..) {
+            keeper.abort();
+        }
+        self.log.close().await;
+    }
+}
+
+async fn bind(address: SocketAddr, key: &str) -> miette::Result<TcpListener> {
+    TcpListener::bind(address).await.into_diagnostic().wrap_err_with(|| {
+        format!("{address} cannot be listened on; choose another {key}, or stop what listens there")
+    })
+}
+
+fn limited(lifetime: Lifetime) -> Option<Duration> {
+    match lifetime {
+        Lifetime::Forever => None,
+        Lifetime::Limited(duration) => Some(duration),
+    }
+}
+
+fn audit_settings(settings: &Gateway) -> audit::Settings {
+    let rate = settings.limits.refusals;
+    let per_minute = u64::from(rate.count) * 60 / rate.per.as_secs().max(1);
+    audit::Settings {
+        path: settings.storage.path.clone(),
+        max_size: settings.audit.max_size,
+        on_full: match settings.audit.on_full {
+            file::OnFull::Refuse => audit::OnFull::Refuse,
+            file::OnFull::Serve => audit::OnFull::Serve,
+        },
+        refusals_per_minute: u32::try_from(per_minute).unwrap_or(u32::MAX),
+    }
+}
+
+fn identity_settings(settings: &Gateway) -> IdentitySettings {
+    let client = |client: &file::Client| ClientSettings {
+        name: client.name.as_str().into(),
+        ranges: client.ranges.clone(),
+        certificates: client.certificates.clone(),
+        tokens: client.tokens.clone(),
+    };
+    IdentitySettings {
+        clients: settings.clients.iter().map(client).collect(),
+        trusted_proxies: settings.listen.trusted_proxies.clone(),
+    }
+}
+
+fn upstream_settings(settings: &Gateway, resolver: Resolver, proxy_from_environment: bool) -> upstream::Settings {
+    upstream::Settings {
+        upstreams: settings.upstreams.iter().filter_map(upstream_of).collect(),
+        sealed: settings.sealed,
+        resolver,
+        proxy_from_environment,
+    }
+}
+
+fn upstream_of(upstream: &file::Upstream) -> Option<upstream::UpstreamSettings> {
+    let url = match &upstream.origin {
+        file::Origin::Layout(folder) => {
+            let source = upstream::SourceSettings::Layout(folder.clone());
+            return Some(upstream::UpstreamSettings { registry: upstream.registry.clone(), source });
+        }
+        file::Origin::Endpoint(url) => url.clone(),
+        file::Origin::Registry => upstream::default_endpoint(&upstream.registry)?,
+    };
+    let secret = |from: &file::SecretFrom| match from {
+        file::SecretFrom::Env(name) => upstream::Secret::Env(name.clone()),
+        file::SecretFrom::File(path) => upstream::Secret::File(path.clone()),
+    };
+    let auth = upstream.auth.as_ref().map(|auth| match auth {
+        file::Auth::DockerConfig(path) => upstream::Auth::DockerConfig(path.clone()),
+        file::Auth::IdentityTokenFile(path) => upstream::Auth::Token(upstream::Secret::File(path.clone())),
+        file::Auth::Password { username, password } => {
+            upstream::Auth::Basic { username: username.clone(), password: secret(password) }
+        }
+    });
+    let endpoint = upstream::EndpointSettings {
+        url,
+        ca: upstream.ca.clone().map(upstream::Ca::File),
+        auth,
+        auth_hosts: upstream.auth_hosts.clone(),
+        blob_hosts: upstream.blob_hosts.clone().unwrap_or_default(),
+    };
+    let source = upstream::SourceSettings::Endpoint(endpoint);
+    Some(upstream::UpstreamSettings { registry: upstream.registry.clone(), source })
+}
+
+fn manners(settings: &Gateway) -> Manners {
+    let manner = |firmness| match firmness {
+        file::Firmness::Firm => Manner::Firm,
+        file::Firmness::Plain => Manner::Plain,
+    };
+    let deny = &settings.deny;
+    Manners { bare: manner(deny.bare), ns: manner(deny.ns), prefix: manner(deny.prefix) }
+}
+
+fn limits(settings: &Gateway) -> server::Limits {
+    let limits = &settings.limits;
+    server::Limits {
+        connections: usize::try_from(limits.connections).unwrap_or(usize::MAX),
+        drain: limits.drain,
+        handshake: limits.handshake,
+        header_bytes: usize::try_from(limits.header_bytes).unwrap_or(usize::MAX),
+        header_timeout: limits.header_timeout,
+    }
+}
+
+fn conditions(status: &Status, log: &Log, store: &Store, upstreams: &Upstreams) -> Vec<Condition> {
+    let mut conditions = status.conditions();
+    let audit = log.status();
+    conditions.push(Condition {
+        name: "audit".to_owned(),
+        ok: !audit.full && audit.last_error.is_none(),
+        required: false,
+        detail: audit.last_error.unwrap_or_else(|| format!("{} of {} bytes used", audit.used, audit.max)),
+    });
+    let stats = store.stats();
+    conditions.push(Condition {
+        name: "storage".to_owned(),
+        ok: true,
+        required: false,
+        detail: format!("{} blobs, {} bytes", stats.blobs, stats.bytes),
+    });
+    conditions.extend(upstreams.health().into_iter().map(|health| {
+        let failed = health.last_failure.as_ref().filter(|(at, _)| health.last_success.is_none_or(|ok| ok < *at));
+        Condition {
+            name: format!("upstream {}", health.registry),
+            ok: failed.is_none(),
+            required: false,
+            detail: failed.map_or_else(|| health.endpoint.clone(), |(_, fault)| fault.to_string()),
+        }
+    }));
+    conditions
+}

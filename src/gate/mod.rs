@@ -1,0 +1,354 @@
+//! The use case: decide, gather, decide again, put on record, let pass.
+//!
+//! It knows no HTTP. A caller that is let in holds a [`Pass`]; whoever is not gets a [`Turned`] that
+//! says why, and a refusal among them is on disk before anybody hears of it.
+
+mod refused;
+mod rules;
+mod sightings;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
+use moka::sync::Cache;
+
+use crate::audit::{self, Draft, Event, Http, Judged, Judgement, Log, PolicyStamp, Receipt, Sentence};
+use crate::catalog::Catalog;
+use crate::clock::Clock;
+use crate::identity::{Caller, Class};
+use crate::oci::{Ask, Fault, RequestError, What};
+use crate::policy::{Code, Decision, Facts, Known, Outcome, Permit, Reason, Refusal, Target, Trace, Verdict};
+use crate::pull::Puller;
+use crate::telemetry::Metrics;
+
+pub use refused::Refused;
+pub use rules::Rules;
+pub use sightings::record_sightings;
+
+use rules::Decisions;
+
+/// Turns of decide and gather before an ask is given up: each fills in one more fact, and there are
+/// fewer facts than turns.
+const TURNS: usize = 12;
+/// Decisions kept; one for each thing that callers of one class ask for.
+const MEMO: u64 = 200_000;
+/// How long a decision about a tag is kept while the upstream does not answer for it.
+const MEMO_UNASKED: Duration = Duration::from_secs(30);
+
+/// The gate. Cloning shares it.
+#[derive(Clone, Debug)]
+pub struct Gate(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    rules: ArcSwap<Rules>,
+    puller: Puller,
+    catalog: Catalog,
+    log: Log,
+    clock: Clock,
+    decisions: Decisions,
+    memo: Cache<(Ask, Class), Arc<Memo>>,
+}
+
+/// A permit that was given before, and under which circumstances it holds.
+#[derive(Debug)]
+struct Memo {
+    permit: Arc<Permit>,
+    judged: Arc<Judged>,
+    counter: prometheus_client::metrics::counter::Counter,
+    /// The rules' generation.
+    generation: u64,
+    /// The repository's facts, and their version before they were gathered.
+    version: Arc<AtomicU64>,
+    seen: u64,
+    until: Option<Timestamp>,
+}
+
+impl Memo {
+    fn holds(&self, generation: u64, now: Timestamp) -> bool {
+        self.generation == generation
+            && self.version.load(Ordering::Acquire) == self.seen
+            && self.until.is_none_or(|until| now < until)
+    }
+}
+
+/// Leave to serve, and the receipt that settles the record of it.
+#[derive(Debug)]
+pub struct Pass {
+    permit: Arc<Permit>,
+    receipt: Receipt,
+}
+
+impl Pass {
+    /// What may be served.
+    pub fn permit(&self) -> &Permit {
+        &self.permit
+    }
+
+    /// Where what was served is noted.
+    pub fn receipt(&mut self) -> &mut Receipt {
+        &mut self.receipt
+    }
+
+    /// The receipt, to ride along with the body; dropping it settles the record.
+    pub fn into_receipt(self) -> Receipt {
+        self.receipt
+    }
+}
+
+/// Why a caller is not let in.
+#[derive(Debug)]
+pub enum Turned {
+    /// No rule was broken: the content cannot be had.
+    Failed(Fault),
+    /// The policy refuses, and that is on record.
+    Refused(Arc<Refused>),
+    /// The record cannot be written: a refusal stays one, and an allowed pull is refused too where
+    /// `[audit] on_full` says so. 503.
+    Unrecorded(audit::Error),
+}
+
+impl Gate {
+    /// A gate under these rules.
+    pub fn new(
+        rules: Rules,
+        puller: Puller,
+        catalog: Catalog,
+        log: Log,
+        clock: Clock,
+        metrics: &Metrics,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            rules: ArcSwap::from_pointee(rules),
+            puller,
+            catalog,
+            log,
+            clock,
+            decisions: Decisions::register(metrics),
+            memo: Cache::new(MEMO),
+        }))
+    }
+
+    /// The rules in force.
+    pub fn rules(&self) -> Arc<Rules> {
+        self.0.rules.load_full()
+    }
+
+    /// Puts new rules in force from the next turn of any decision on.
+    pub fn adopt(&self, rules: Rules) {
+        let generation = self.0.rules.load().generation() + 1;
+        self.0.rules.store(Arc::new(rules.with_generation(generation)));
+        self.0.memo.invalidate_all();
+    }
+
+    /// May this caller have this? Facts are gathered as decisions ask for them; what was permitted
+    /// before under the same rules and facts is permitted at once.
+    pub async fn admit(&self, caller: &Caller, ask: &Ask, http: Http<'_>) -> Result<Pass, Turned> {
+        let inner = &self.0;
+        let key = (ask.clone(), caller.class.clone());
+        if let Some(memo) = inner.memo.get(&key)
+            && memo.holds(inner.rules.load().generation(), inner.clock.now())
+        {
+            memo.counter.inc();
+            let receipt = inner
+                .log
+                .allowed(Draft { caller, judged: &memo.judged, http })
+                .map_err(Turned::Unrecorded)?;
+            return Ok(Pass { permit: memo.permit.clone(), receipt });
+        }
+        let version = inner.catalog.version(&ask.name);
+        let mut seen = version.load(Ordering::Acquire);
+        let mut facts = Facts::default();
+        for _ in 0..TURNS {
+            let rules = inner.rules.load_full();
+            let Decision { outcome, verdict, softened, trace, until } =
+                rules.policy().decide(caller, ask, &facts, inner.clock.now());
+            match outcome {
+                Outcome::Fail(fault) => return Err(Turned::Failed(fault)),
+                Outcome::Need(need) => inner.puller.gather(&need, &mut facts).await,
+                Outcome::Permit(permit) => {
+                    if !self.lock(&permit, &facts).await? {
+                        // Somebody else's first pull locked the tag elsewhere meanwhile.
+                        facts = Facts::default();
+                        seen = version.load(Ordering::Acquire);
+                        continue;
+                    }
+                    let judged =
+                        Judged::new(judgement(&rules, ask, (verdict, softened), trace, &permit, &facts));
+                    let counter = inner.decisions.counter(judged.judgement());
+                    counter.inc();
+                    let receipt = inner
+                        .log
+                        .allowed(Draft { caller, judged: &judged, http })
+                        .map_err(Turned::Unrecorded)?;
+                    let permit = Arc::new(permit);
+                    let memo = Memo {
+                        permit: permit.clone(),
+                        judged,
+                        counter,
+                        generation: rules.generation(),
+                        version,
+                        seen,
+                        until: self.until(ask, until).await,
+                    };
+                    inner.memo.insert(key, Arc::new(memo));
+                    return Ok(Pass { permit, receipt });
+                }
+                Outcome::Refuse(refusal) => {
+                    return Err(self.refuse(caller, Some(ask), &refusal, verdict, trace, http, &rules).await);
+                }
+            }
+        }
+        Err(Turned::Failed(Fault::Storage(
+            format!("{}: no decision after {TURNS} turns; this is a defect of pullgate", ask.reference())
+                .into(),
+        )))
+    }
+
+    /// Puts on record that a request could not even be read, and says what the client is told.
+    pub async fn turn_away(&self, caller: &Caller, error: &RequestError, http: Http<'_>) -> Turned {
+        let code = match error {
+            RequestError::Conflict(_) => Code::NameConflict,
+            RequestError::Method(_) => Code::MethodUnsupported,
+            RequestError::Digest(_)
+            | RequestError::Name(_)
+            | RequestError::Tag(_)
+            | RequestError::Unknown(_) => Code::NameInvalid,
+        };
+        let reason = Reason { code, text: error.to_string(), remedy: None };
+        let refusal = Refusal { code, reasons: vec![reason], fault: None };
+        let rules = self.rules();
+        let trace = Arc::new(Trace::default());
+        self.refuse(caller, None, &refusal, Verdict::Deny, trace, http, &rules).await
+    }
+
+    /// Puts on record which policy is in force, and what it replaced.
+    pub async fn record_policy(
+        &self,
+        previous: Option<&PolicyStamp>,
+        changes: Vec<String>,
+    ) -> Result<(), audit::Error> {
+        let policy = PolicyStamp::clone(self.rules().stamp());
+        let event = Event::PolicyAdopted { previous: previous.cloned(), policy, changes };
+        self.0.log.record(event).await.map(|_| ())
+    }
+
+    /// Puts on record that a policy file was refused, and why; the former policy goes on.
+    pub async fn record_refused_policy(&self, error: &str) -> Result<(), audit::Error> {
+        let policy = PolicyStamp::clone(self.rules().stamp());
+        self.0.log.record(Event::PolicyRefused { policy, error: error.to_owned() }).await.map(|_| ())
+    }
+
+    /// Whether the tag of a permit leads to what is about to be served, now that it is locked.
+    async fn lock(&self, permit: &Permit, facts: &Facts) -> Result<bool, Turned> {
+        let (Some(tag), Target::Manifest(manifest)) = (permit.lock(), permit.target()) else {
+            return Ok(true);
+        };
+        let follows = matches!(&facts.tag, Known::Is(fact) if fact.lock.is_some());
+        let locked = self.0.puller.lock(permit, tag, follows).await.map_err(Turned::Failed)?;
+        Ok(locked == manifest.digest)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what is put on record together")]
+    async fn refuse(
+        &self,
+        caller: &Caller,
+        ask: Option<&Ask>,
+        refusal: &Refusal,
+        verdict: Verdict,
+        trace: Arc<Trace>,
+        http: Http<'_>,
+        rules: &Rules,
+    ) -> Turned {
+        let inner = &self.0;
+        let status = refused::status(refusal);
+        let http = Http { status: Some(status), ..http };
+        let image = ask.map_or_else(|| audit::Image::unreadable(http.path), audit::Image::asked);
+        let reference = image.reference.clone();
+        let remedy = self.remedy(caller, ask, rules).await;
+        let judged = Judged::new(Judgement {
+            verdict,
+            enforced: true,
+            reasons: refusal.reasons.clone(),
+            policy: rules.stamp().clone(),
+            trace,
+            image,
+        });
+        inner.decisions.counter(judged.judgement()).inc();
+        let draft = Draft { caller, judged: &judged, http };
+        let help = rules.policy().help();
+        let sentence = |id: &ulid::Ulid| {
+            let id = id.to_string();
+            Sentence {
+                message: refusal.sentence(&id, &reference, remedy.as_deref(), help),
+                phrase: refusal.phrase(&id, &reference),
+            }
+        };
+        match inner.log.refused(draft, sentence).await {
+            Ok(recorded) => Turned::Refused(Arc::new(Refused::new(recorded, refusal, status))),
+            Err(error) => Turned::Unrecorded(error),
+        }
+    }
+
+    /// The nearest allowed tag that the policy names or the gateway served before. Asks no upstream.
+    async fn remedy(&self, caller: &Caller, ask: Option<&Ask>, rules: &Rules) -> Option<String> {
+        let ask = ask?;
+        let What::Tag(tag) = &ask.what else { return None };
+        let held = self.0.puller.served_tags(&ask.name).await;
+        let nearest = rules.policy().suggest(caller, &ask.name, tag, held.iter())?;
+        Some(format!("try {nearest}"))
+    }
+
+    /// Until when a permit may be renewed without asking again: a tag's, as long as the upstream's
+    /// word on it is fresh.
+    async fn until(&self, ask: &Ask, until: Option<Timestamp>) -> Option<Timestamp> {
+        let What::Tag(tag) = &ask.what else { return until };
+        let now = self.0.clock.now();
+        let fresh = match self.0.puller.fresh_until(&ask.name, tag).await {
+            Some(fresh) if fresh > now => fresh,
+            _ => now.checked_add(MEMO_UNASKED.min(self.0.puller.tag_ttl())).unwrap_or(now),
+        };
+        Some(until.map_or(fresh, |until| until.min(fresh)))
+    }
+}
+
+fn judgement(
+    rules: &Rules,
+    ask: &Ask,
+    (verdict, reasons): (Verdict, Vec<Reason>),
+    trace: Arc<Trace>,
+    permit: &Permit,
+    facts: &Facts,
+) -> Judgement {
+    let mut image = audit::Image::asked(ask);
+    if let Known::Is(roots) = &facts.roots {
+        image.roots = roots.roots.iter().map(|root| root.digest).collect();
+    }
+    match permit.target() {
+        Target::Blob { digest, size } => {
+            image.digest = Some(*digest);
+            image.size = Some(*size);
+        }
+        Target::Manifest(manifest) => {
+            image.digest = Some(manifest.digest);
+            image.size = Some(manifest.size);
+            image.media_type = Some(manifest.media_type.as_str().into());
+            if !image.roots.contains(&manifest.digest) {
+                image.roots.insert(0, manifest.digest);
+            }
+        }
+        Target::Referrers(digest) => image.digest = Some(*digest),
+        Target::Tags => {}
+    }
+    Judgement {
+        verdict,
+        enforced: verdict != Verdict::Warn,
+        reasons,
+        policy: rules.stamp().clone(),
+        trace,
+        image,
+    }
+}

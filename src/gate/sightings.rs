@@ -1,0 +1,54 @@
+//! What was noticed without a request goes on record here: drifts and forged content.
+
+use tokio::sync::mpsc;
+
+use crate::audit::{Event, Log};
+use crate::catalog::{Catalog, Moved};
+use crate::pull::Sighting;
+
+/// Records sightings until `pull` is gone; first those that an earlier process saw and could not
+/// record any more.
+pub async fn record_sightings(mut sightings: mpsc::Receiver<Sighting>, catalog: Catalog, log: Log) {
+    match catalog.unrecorded_drifts().await {
+        Ok(drifts) => {
+            for moved in drifts {
+                record_drift(&moved, &catalog, &log).await;
+            }
+        }
+        Err(error) => tracing::error!(%error, "drifts of an earlier run could not be read"),
+    }
+    while let Some(sighting) = sightings.recv().await {
+        match sighting {
+            Sighting::Forged { name, digest, fault } => {
+                tracing::warn!(%name, %digest, %fault, "an upstream sent something else than was asked for");
+                let event = Event::Upstream {
+                    registry: name.registry().clone(),
+                    name: Some(name),
+                    digest: Some(digest),
+                    fault: Some(fault),
+                };
+                if let Err(error) = log.record(event).await {
+                    tracing::error!(%error, "a digest mismatch could not be recorded");
+                }
+            }
+            Sighting::Moved(moved) => record_drift(&moved, &catalog, &log).await,
+        }
+    }
+}
+
+/// First on record, then acknowledged: a crash in between records it twice rather than never.
+async fn record_drift(moved: &Moved, catalog: &Catalog, log: &Log) {
+    let Moved { name, tag, old, new } = moved;
+    tracing::warn!(%name, %tag, locked = %old, upstream = ?new, "a locked tag leads elsewhere upstream");
+    let event = Event::Drift { name: name.clone(), tag: tag.clone(), locked: *old, current: *new };
+    match log.record(event).await {
+        Ok(_) => {
+            if let Err(error) = catalog.drift_recorded(moved).await {
+                tracing::error!(%error, "a recorded drift could not be acknowledged; it may be recorded again");
+            }
+        }
+        Err(error) => {
+            tracing::error!(%error, "a drift could not be recorded; it is tried again at the next start")
+        }
+    }
+}

@@ -1,0 +1,506 @@
+//! The policy in force: rules checked as a whole, merged with `[require]` and ready to be asked.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::companion::Companion;
+use super::decide::Judge;
+use super::rules::{Help, Invalid, Item, Leaves, Mode, Moved, Pin, PolicyTest, Rules, SourceRule, Written};
+use super::{Decision, Digests, Facts, Match, Pattern};
+use crate::identity::{Caller, Class};
+use crate::oci::{Ask, Digest, Name, Registry, Tag};
+
+/// What a refusal or a trace shows of a longer list.
+const SHOWN: usize = 4;
+
+/// A checked policy. Deciding reads nothing but it and its arguments.
+#[derive(Debug)]
+pub struct Policy {
+    name: Arc<str>,
+    revision: Arc<str>,
+    sha256: Digest,
+    mode: Mode,
+    help: Help,
+    unlisted: HashSet<Registry>,
+    /// Most specific first.
+    sources: Vec<Source>,
+    by_registry: HashMap<Registry, Vec<usize>>,
+    /// The rules of `[require]` alone, for repositories that only `unlisted` lets through.
+    stray: Source,
+    pins: HashMap<Name, Vec<Pin>>,
+    tests: Vec<PolicyTest>,
+}
+
+/// A `[[source]]` merged with `[require]`.
+#[derive(Debug)]
+pub struct Source {
+    pub(super) id: Arc<str>,
+    pub(super) pattern: Option<Match>,
+    pub(super) at: Arc<str>,
+    pub(super) allow: Written<Vec<Pattern>>,
+    pub(super) deny: Written<Vec<Pattern>>,
+    pub(super) moved: Written<Moved>,
+    pub(super) digests: Written<Digests>,
+    pub(super) clients: Option<Written<Vec<Arc<str>>>>,
+    pub(super) mode: Mode,
+    pub(super) modes: CheckModes,
+    /// Literal allow patterns that no deny pattern refuses: what one sweep resolves.
+    pub(super) literals: Vec<Tag>,
+    /// `allow` and `deny` in words, made once because every decision shows them.
+    pub(super) allow_words: String,
+    pub(super) deny_words: String,
+}
+
+/// The mode of each check that has one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CheckModes {
+    pub(super) digest: Mode,
+    pub(super) media: Mode,
+    pub(super) tag: Mode,
+    pub(super) tag_moved: Mode,
+}
+
+/// Who answers for a repository.
+pub(super) enum Owner<'a> {
+    /// Nobody.
+    None,
+    /// This source.
+    Source(&'a Source),
+    /// No source, but the mode and `unlisted` let it through.
+    Unlisted(&'a Source),
+}
+
+impl Policy {
+    /// Checks the rules against each other: ids are unique, no two sources that can own one name are
+    /// equally specific, no tag is pinned twice, every pin has an owner.
+    pub fn new(rules: Rules) -> Result<Self, Invalid> {
+        let unlisted: HashSet<Registry> = rules.unlisted.into_iter().collect();
+        let softened = rules.mode != Mode::Enforce;
+        check_sources(&rules.sources)?;
+        let stray = Source::merge(
+            "unlisted".into(),
+            None,
+            "[require]".into(),
+            Leaves::default(),
+            &rules.require,
+            rules.mode,
+        );
+        let mut sources: Vec<Source> = rules
+            .sources
+            .into_iter()
+            .map(|rule| {
+                Source::merge(rule.id, Some(rule.pattern), rule.at, rule.leaves, &rules.require, rules.mode)
+            })
+            .collect();
+        sources.sort_by_key(|source| std::cmp::Reverse(source.pattern.as_ref().map(Match::specificity)));
+        let mut by_registry: HashMap<Registry, Vec<usize>> = HashMap::new();
+        for (at, source) in sources.iter().enumerate() {
+            if let Some(pattern) = &source.pattern {
+                by_registry.entry(pattern.registry().clone()).or_default().push(at);
+            }
+        }
+        let mut policy = Self {
+            name: rules.name,
+            revision: rules.revision,
+            sha256: rules.sha256,
+            mode: rules.mode,
+            help: rules.help,
+            unlisted,
+            sources,
+            by_registry,
+            stray,
+            pins: HashMap::new(),
+            tests: rules.tests,
+        };
+        for (at, pin) in rules.pins.into_iter().enumerate() {
+            let invalid = |message, help| Err(Invalid { item: Item::Pin(at), message, help });
+            let reachable = policy.source(&pin.name).is_some()
+                || softened && policy.unlisted.contains(pin.name.registry());
+            if !reachable {
+                return invalid(
+                    format!("no source owns {}, so this pin admits nothing", pin.name),
+                    "add a [[source]] whose match owns the repository, or remove the pin",
+                );
+            }
+            let pins = policy.pins.entry(pin.name.clone()).or_default();
+            if pins.iter().any(|other| match &pin.tag {
+                Some(tag) => other.tag.as_ref() == Some(tag),
+                None => other.tag.is_none() && other.digest == pin.digest,
+            }) {
+                return invalid(
+                    format!(
+                        "{} is pinned twice",
+                        pin.tag.as_ref().map_or_else(
+                            || format!("{}@{}", pin.name, pin.digest),
+                            |tag| format!("{}:{tag}", pin.name),
+                        )
+                    ),
+                    "keep one of the two pins",
+                );
+            }
+            pins.push(pin);
+        }
+        Ok(policy)
+    }
+
+    /// May `caller` have this? A pure function: the same arguments get the same answer.
+    ///
+    /// It asks for what it lacks by [`super::Outcome::Need`]; fill that fact in and ask again.
+    pub fn decide(&self, caller: &Caller, ask: &Ask, facts: &Facts, now: Timestamp) -> Decision {
+        // No rule of this version depends on time.
+        let _ = now;
+        Judge::decide(self, caller, ask, facts)
+    }
+
+    /// The registries the policy knows: those of its sources and `unlisted`.
+    pub fn registries(&self) -> HashSet<Registry> {
+        self.by_registry.keys().chain(&self.unlisted).cloned().collect()
+    }
+
+    /// Whether `tags/list` shows this tag to this caller: client and tag rules alone, no facts.
+    /// Companion tags are hidden; a tag whose refusal a mode softens is shown.
+    pub fn admits_tag(&self, caller: &Caller, name: &Name, tag: &Tag) -> bool {
+        let (Owner::Source(source) | Owner::Unlisted(source)) = self.owner(name) else { return false };
+        Companion::of(tag).is_none()
+            && caller.class != Class::Unknown
+            && source.serves(&caller.class)
+            && (source.modes.tag != Mode::Enforce || self.passes(source, name, tag))
+    }
+
+    /// The policy's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its revision, as written.
+    pub fn revision(&self) -> &str {
+        &self.revision
+    }
+
+    /// The sha256 of the file it was read from.
+    pub fn sha256(&self) -> Digest {
+        self.sha256
+    }
+
+    /// Its mode, where neither source nor check says otherwise.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Whom refusals tell to ask.
+    pub fn help(&self) -> &Help {
+        &self.help
+    }
+
+    /// Its sources, most specific first.
+    pub fn sources(&self) -> impl Iterator<Item = &Source> {
+        self.sources.iter()
+    }
+
+    /// Its tests, in file order.
+    pub fn tests(&self) -> &[PolicyTest] {
+        &self.tests
+    }
+
+    /// Its pins, in no order.
+    pub fn pins(&self) -> impl Iterator<Item = &Pin> {
+        self.pins.values().flatten()
+    }
+
+    /// The allowed tag nearest to one that was refused, of those `held` and those the policy itself
+    /// names (literal patterns and pins). Nothing is asked of any upstream.
+    ///
+    /// Nearest: most leading words in common (words end at `-`, `_`, `.`), then most trailing ones,
+    /// then the nearest number of words, then the highest version.
+    pub fn suggest<'a>(
+        &self,
+        caller: &Caller,
+        name: &Name,
+        asked: &Tag,
+        held: impl Iterator<Item = &'a Tag>,
+    ) -> Option<Tag> {
+        let (Owner::Source(source) | Owner::Unlisted(source)) = self.owner(name) else { return None };
+        if caller.class == Class::Unknown || !source.serves(&caller.class) {
+            return None;
+        }
+        let pinned = self.pins_of(name).iter().filter_map(|pin| pin.tag.as_ref());
+        let fits = |tag: &Tag| tag != asked && Companion::of(tag).is_none() && self.passes(source, name, tag);
+        let order = |a: &Tag, b: &Tag| {
+            nearness(asked, a).cmp(&nearness(asked, b)).then_with(|| natural(a.as_str(), b.as_str()))
+        };
+        let held = held.filter(|tag| fits(tag)).max_by(|a, b| order(a, b));
+        let named = source.literals.iter().chain(pinned).filter(|tag| fits(tag)).max_by(|a, b| order(a, b));
+        match (held, named) {
+            (Some(held), Some(named)) if order(held, named).is_lt() => Some(named.clone()),
+            (held, named) => held.or(named).cloned(),
+        }
+    }
+
+    pub(super) fn owner(&self, name: &Name) -> Owner<'_> {
+        match self.source(name) {
+            Some(source) => Owner::Source(source),
+            None if self.mode != Mode::Enforce && self.unlisted.contains(name.registry()) => {
+                Owner::Unlisted(&self.stray)
+            }
+            None => Owner::None,
+        }
+    }
+
+    /// The rules a decision shows where nobody owns the repository.
+    pub(super) fn stray(&self) -> &Source {
+        &self.stray
+    }
+
+    fn source(&self, name: &Name) -> Option<&Source> {
+        self.by_registry
+            .get(name.registry())?
+            .iter()
+            .filter_map(|at| self.sources.get(*at))
+            .find(|source| source.pattern.as_ref().is_some_and(|pattern| pattern.matches(name)))
+    }
+
+    pub(super) fn pins_of(&self, name: &Name) -> &[Pin] {
+        self.pins.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    pub(super) fn pin(&self, name: &Name, tag: &Tag) -> Option<&Pin> {
+        self.pins_of(name).iter().find(|pin| pin.tag.as_ref() == Some(tag))
+    }
+
+    pub(super) fn pinned(&self, name: &Name, digest: &Digest) -> Option<&Pin> {
+        self.pins_of(name).iter().find(|pin| pin.digest == *digest)
+    }
+
+    /// The tag rules alone: allowed or pinned, and not denied.
+    pub(super) fn passes(&self, source: &Source, name: &Name, tag: &Tag) -> bool {
+        source.denied(tag).is_none() && (source.allowed(tag).is_some() || self.pin(name, tag).is_some())
+    }
+}
+
+fn check_sources(sources: &[SourceRule]) -> Result<(), Invalid> {
+    for (at, source) in sources.iter().enumerate() {
+        let invalid = |message, help| Err(Invalid { item: Item::Source(at), message, help });
+        if &*source.id == "unlisted" {
+            return invalid(
+                "the id \"unlisted\" is reserved for repositories without a source".to_owned(),
+                "give the source another id",
+            );
+        }
+        for other in sources.iter().take(at) {
+            if other.id == source.id {
+                return invalid(
+                    format!("the source id {:?} is used twice (first at {})", &*source.id, other.at),
+                    "give each source its own id: logs and refusals name it",
+                );
+            }
+            let tie = other.pattern.specificity() == source.pattern.specificity();
+            if tie && other.pattern.overlaps(&source.pattern) {
+                return invalid(
+                    format!(
+                        "{} and {} ({}) are equally specific and can match one name, so neither owns it",
+                        source.pattern, other.pattern, other.at
+                    ),
+                    "make one match narrower, with more literal segments, or remove one source",
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Source {
+    fn merge(
+        id: Arc<str>,
+        pattern: Option<Match>,
+        at: Arc<str>,
+        own: Leaves,
+        require: &Leaves,
+        mode: Mode,
+    ) -> Self {
+        fn leaf<T: Clone>(own: Option<Written<T>>, require: Option<&Written<T>>) -> Option<Written<T>> {
+            own.or_else(|| require.cloned())
+        }
+        let allow = leaf(own.allow, require.allow.as_ref())
+            .unwrap_or_else(|| Written { value: Vec::new(), at: at.clone() });
+        let deny = leaf(own.deny, require.deny.as_ref())
+            .unwrap_or_else(|| Written { value: Vec::new(), at: at.clone() });
+        let moved = leaf(own.moved, require.moved.as_ref())
+            .unwrap_or_else(|| Written { value: Moved::default(), at: at.clone() });
+        let digests = leaf(own.digests, require.digests.as_ref()).unwrap_or_else(|| {
+            // What the tags are is what the digests default to.
+            let value = if allow.value.is_empty() {
+                Digests::Listed
+            } else if allow.value.iter().all(Pattern::is_literal) {
+                Digests::Known
+            } else {
+                Digests::Any
+            };
+            Written { value, at: allow.at.clone() }
+        });
+        let mode = own.mode.or(require.mode).unwrap_or(mode);
+        let check = |own: Option<Mode>, require: Option<Mode>| own.or(require).unwrap_or(mode);
+        let modes = CheckModes {
+            digest: check(own.modes.digest, require.modes.digest),
+            media: check(own.modes.media, require.modes.media),
+            tag: check(own.modes.tag, require.modes.tag),
+            tag_moved: check(own.modes.tag_moved, require.modes.tag_moved),
+        };
+        let denied = |tag: &Tag| deny.value.iter().any(|pattern| pattern.denies(tag));
+        let literals = allow.value.iter().filter_map(Pattern::literal).filter(|tag| !denied(tag)).collect();
+        Self {
+            allow_words: words(&allow.value, usize::MAX),
+            deny_words: words(&deny.value, usize::MAX),
+            id,
+            pattern,
+            at,
+            allow,
+            deny,
+            moved,
+            digests,
+            clients: leaf(own.clients, require.clients.as_ref()),
+            mode,
+            modes,
+            literals,
+        }
+    }
+
+    /// Its name in logs and refusals.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Which repositories it owns; none for the rules of unlisted ones.
+    pub fn pattern(&self) -> Option<&Match> {
+        self.pattern.as_ref()
+    }
+
+    /// Where it begins: `policy.toml:41`.
+    pub fn at(&self) -> &str {
+        &self.at
+    }
+
+    /// `tags.allow` in force.
+    pub fn allow(&self) -> &[Pattern] {
+        &self.allow.value
+    }
+
+    /// `tags.deny` in force.
+    pub fn deny(&self) -> &[Pattern] {
+        &self.deny.value
+    }
+
+    /// `tags.moved` in force.
+    pub fn moved(&self) -> Moved {
+        self.moved.value
+    }
+
+    /// `digests` in force, written or by default.
+    pub fn digests(&self) -> Digests {
+        self.digests.value
+    }
+
+    /// The clients it serves, when it names any.
+    pub fn clients(&self) -> Option<&[Arc<str>]> {
+        self.clients.as_ref().map(|clients| clients.value.as_slice())
+    }
+
+    /// Its mode, where no check says otherwise.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    pub(super) fn serves(&self, class: &Class) -> bool {
+        match (&self.clients, class) {
+            (None, _) => true,
+            (Some(clients), Class::Client(name)) => clients.value.contains(name),
+            (Some(_), Class::Anonymous | Class::Unknown) => false,
+        }
+    }
+
+    pub(super) fn allowed(&self, tag: &Tag) -> Option<&Pattern> {
+        self.allow.value.iter().find(|pattern| pattern.admits(tag))
+    }
+
+    pub(super) fn denied(&self, tag: &Tag) -> Option<&Pattern> {
+        self.deny.value.iter().find(|pattern| pattern.denies(tag))
+    }
+
+    /// The allow list as a refusal shows it.
+    pub(super) fn allow_short(&self) -> String {
+        words(&self.allow.value, SHOWN)
+    }
+}
+
+fn words(patterns: &[Pattern], shown: usize) -> String {
+    if patterns.is_empty() {
+        return "none".to_owned();
+    }
+    let mut text = String::new();
+    for pattern in patterns.iter().take(shown) {
+        if !text.is_empty() {
+            text.push_str(", ");
+        }
+        text.push_str(pattern.as_str());
+    }
+    if patterns.len() > shown {
+        text.push_str(", …");
+    }
+    text
+}
+
+fn nearness(asked: &Tag, tag: &Tag) -> (usize, usize, std::cmp::Reverse<usize>) {
+    let split = |tag: &'_ Tag| -> Vec<String> {
+        tag.as_str().split(['-', '_', '.']).map(str::to_ascii_lowercase).collect()
+    };
+    let (asked, tag) = (split(asked), split(tag));
+    let leading = asked.iter().zip(&tag).take_while(|(a, b)| a == b).count();
+    let trailing = asked.iter().rev().zip(tag.iter().rev()).take_while(|(a, b)| a == b).count();
+    (leading, trailing, std::cmp::Reverse(asked.len().abs_diff(tag.len())))
+}
+
+/// Orders as people read versions: runs of digits by value, the rest by letter.
+fn natural(a: &str, b: &str) -> std::cmp::Ordering {
+    use std::cmp::Ordering;
+    let (mut a, mut b) = (a.as_bytes(), b.as_bytes());
+    loop {
+        let (Some(x), Some(y)) = (a.first(), b.first()) else { return a.len().cmp(&b.len()) };
+        let order = if x.is_ascii_digit() && y.is_ascii_digit() {
+            let (left, rest_a) = digits(a);
+            let (right, rest_b) = digits(b);
+            (a, b) = (rest_a, rest_b);
+            left.len().cmp(&right.len()).then_with(|| left.cmp(right))
+        } else {
+            (a, b) = (a.get(1..).unwrap_or_default(), b.get(1..).unwrap_or_default());
+            x.cmp(y)
+        };
+        if order != Ordering::Equal {
+            return order;
+        }
+    }
+}
+
+/// A leading number without its zeros, and what follows it.
+fn digits(text: &[u8]) -> (&[u8], &[u8]) {
+    let end = text.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(text.len());
+    let (number, rest) = text.split_at(end);
+    let zeros = number.iter().position(|byte| *byte != b'0').unwrap_or(number.len());
+    (number.get(zeros..).unwrap_or_default(), rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cmp::Ordering;
+
+    use super::natural;
+
+    #[test]
+    fn versions_are_ordered_as_people_read_them() {
+        for (a, b) in [("3.9", "3.11"), ("3.11", "3.11.1"), ("1.2.3-a", "1.2.3-b"), ("09", "10")] {
+            assert_eq!(natural(a, b), Ordering::Less, "{a} {b}");
+            assert_eq!(natural(b, a), Ordering::Greater, "{b} {a}");
+        }
+        assert_eq!(natural("1.02", "1.2"), Ordering::Equal);
+    }
+}

@@ -1,0 +1,117 @@
+//! The admin listener: is it alive, is it ready, what does it count. Plain HTTP, loopback by default.
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, StatusCode};
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+
+use super::reply::{self, Body, Reply};
+use crate::telemetry::Metrics;
+
+/// One thing readiness depends on, or that a reader of `/readyz` should know.
+#[derive(Clone, Debug)]
+pub struct Condition {
+    /// `policy`, `audit`, `storage`, `upstream docker.io`.
+    pub name: String,
+    /// Whether it is as it should be.
+    pub ok: bool,
+    /// Whether the gateway is not ready without it.
+    pub required: bool,
+    /// What is wrong, or how it stands.
+    pub detail: String,
+}
+
+type Probe = dyn Fn() -> Vec<Condition> + Send + Sync;
+
+/// Answers `/livez`, `/readyz` and `/metrics`.
+#[derive(Clone)]
+pub struct Admin {
+    metrics: Metrics,
+    probe: Arc<Probe>,
+    draining: Arc<AtomicBool>,
+}
+
+impl std::fmt::Debug for Admin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Admin").finish_non_exhaustive()
+    }
+}
+
+impl Admin {
+    /// `probe` is asked on each `/readyz` and `/metrics`; it must not wait.
+    pub fn new(metrics: Metrics, probe: impl Fn() -> Vec<Condition> + Send + Sync + 'static) -> Self {
+        Self { metrics, probe: Arc::new(probe), draining: Arc::default() }
+    }
+
+    /// From now on `/readyz` says no, so that load balancers turn away before the listener closes.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    fn answer(&self, method: &Method, path: &str) -> Reply {
+        if method != Method::GET && method != Method::HEAD {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "GET only\n");
+        }
+        match path {
+            "/livez" => text(StatusCode::OK, "ok\n"),
+            "/metrics" => {
+                (self.probe)();
+                let mut reply = text(StatusCode::OK, &self.metrics.encode());
+                let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+                reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+                reply
+            }
+            "/readyz" => self.ready(),
+            _ => text(StatusCode::NOT_FOUND, "here are /livez, /readyz and /metrics\n"),
+        }
+    }
+
+    fn ready(&self) -> Reply {
+        let mut conditions = (self.probe)();
+        if self.draining.load(Ordering::Acquire) {
+            conditions.push(Condition {
+                name: "drain".to_owned(),
+                ok: false,
+                required: true,
+                detail: "the gateway is shutting down".to_owned(),
+            });
+        }
+        let is_ready = conditions.iter().all(|condition| condition.ok || !condition.required);
+        let body = json!({
+            "ready": is_ready,
+            "conditions": conditions.iter().map(|condition| json!({
+                "name": condition.name, "ok": condition.ok, "required": condition.required, "detail": condition.detail,
+            })).collect::<Vec<Value>>(),
+        });
+        let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        let mut reply = text(status, &format!("{body:#}\n"));
+        reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        reply
+    }
+}
+
+impl tower::Service<Request<Incoming>> for Admin {
+    type Response = Reply;
+    type Error = Infallible;
+    type Future = Ready<Result<Reply, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        ready(Ok(self.answer(request.method(), request.uri().path())))
+    }
+}
+
+fn text(status: StatusCode, text: &str) -> Reply {
+    let mut reply = reply::reply(status, Body::whole(text.to_owned()));
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    reply
+}

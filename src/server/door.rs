@@ -1,0 +1,362 @@
+//! The door: request in, gate asked, content fetched, reply out. Everything HTTP is here and nothing else.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::header::{
+    AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, IF_RANGE, LINK,
+    RANGE, RETRY_AFTER, USER_AGENT, WARNING,
+};
+use http::{Request, StatusCode};
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+
+use super::listener::Peer;
+use super::refuse::{Manners, Refuser, denial, envelope};
+use super::reply::{self, Body, Reply, Span};
+use crate::audit::{Cache, Http};
+use crate::clock::Clock;
+use crate::gate::{Gate, Pass, Turned};
+use crate::identity::{Caller, Evidence};
+use crate::oci::{self, Access, Descriptor, ErrorCode, Fault, Pull, Tag, What};
+use crate::policy::Target;
+use crate::pull::{self, Puller};
+
+/// The first header is on its way within this time, or an error that says when to come again:
+/// containerd from 2.3 on gives up after 30 s.
+const FIRST_HEADER: Duration = Duration::from_secs(25);
+
+/// Answers pulls. One for all connections; cloning shares it.
+#[derive(Clone, Debug)]
+pub struct Door(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    gate: Gate,
+    puller: Puller,
+    refuser: Refuser,
+    clock: Clock,
+}
+
+/// The door as one connection sees it.
+#[derive(Clone, Debug)]
+pub(super) struct Visitor {
+    door: Door,
+    peer: Arc<Peer>,
+}
+
+impl Door {
+    /// A door before this gate.
+    pub fn new(gate: Gate, puller: Puller, manners: Manners, clock: Clock) -> Self {
+        Self(Arc::new(Inner { gate, puller, refuser: Refuser::new(manners), clock }))
+    }
+
+    pub(super) fn visitor(&self, peer: Peer) -> Visitor {
+        Visitor { door: self.clone(), peer: Arc::new(peer) }
+    }
+
+    async fn answer(&self, request: &Request<()>, peer: &Peer) -> Reply {
+        let path = request.uri().path();
+        if path != "/v2" && !path.starts_with("/v2/") {
+            return not_served(path);
+        }
+        let rules = self.0.gate.rules();
+        let forwarded_for = forwarded_for(request.headers());
+        let caller = rules.identity().identify(&evidence(request.headers(), forwarded_for.as_deref(), peer));
+        let method = request.method().as_str();
+        let query = request.uri().query();
+        let mut reply = match oci::Request::parse(method, path, query, rules.naming()) {
+            Ok(oci::Request::Ping) => ping(),
+            Ok(oci::Request::Pull(pull)) => self.pull(&pull, &caller, request).await,
+            Err(oci::RequestError::Unknown(_)) => not_served(path),
+            Err(error) => {
+                let http = Http { method, path, ns: None, status: None };
+                match self.0.gate.turn_away(&caller, &error, http).await {
+                    Turned::Refused(refused) => denial(&refused, envelope(&refused, code_of(&error))),
+                    turned => self.turned(turned, None, &caller),
+                }
+            }
+        };
+        reply.headers_mut().insert(reply::API_VERSION, HeaderValue::from_static("registry/2.0"));
+        reply
+    }
+
+    async fn pull(&self, pull: &Pull, caller: &Caller, request: &Request<()>) -> Reply {
+        if let Some(echo) = self.0.refuser.echo(pull) {
+            return echo;
+        }
+        let http = Http {
+            method: request.method().as_str(),
+            path: request.uri().path(),
+            ns: pull.ns.as_ref().map(oci::Registry::as_str),
+            status: None,
+        };
+        let work = async {
+            match self.0.gate.admit(caller, &pull.ask, http).await {
+                Ok(pass) => self.serve(pull, pass, caller, request.headers()).await,
+                Err(turned) => self.turned(turned, Some(pull), caller),
+            }
+        };
+        let mut reply = match tokio::time::timeout(FIRST_HEADER, work).await {
+            Ok(reply) => reply,
+            Err(_) => too_slow(),
+        };
+        if let Some(ns) = &pull.ns {
+            reply.headers_mut().insert(reply::OCI_NAMESPACE, reply::header_text(ns.as_str()));
+        }
+        reply
+    }
+
+    async fn serve(&self, pull: &Pull, mut pass: Pass, caller: &Caller, headers: &HeaderMap) -> Reply {
+        let served = match pass.permit().target() {
+            Target::Blob { .. } => self.blob(pull, &mut pass, headers).await,
+            Target::Manifest(_) => self.manifest(pull, &pass, headers).await,
+            Target::Referrers(_) => self.referrers(pull, &pass).await,
+            Target::Tags => self.tags(pull, &pass, caller).await,
+        };
+        let mut reply =
+            served.unwrap_or_else(|fault| reply::fault(&fault, &pull.ask.what, self.0.clock.now()));
+        if let Some(warning) = pass.permit().warning() {
+            let text = format!("299 - \"{}\"", warning.replace(['"', '\\'], "'"));
+            reply.headers_mut().insert(WARNING, reply::header_text(&text));
+        }
+        let mut receipt = pass.into_receipt();
+        receipt.status(reply.status().as_u16());
+        let (parts, body) = reply.into_parts();
+        Reply::from_parts(parts, body.with_receipt(receipt))
+    }
+
+    async fn manifest(&self, pull: &Pull, pass: &Pass, headers: &HeaderMap) -> Result<Reply, Fault> {
+        let stored = self.0.puller.manifest(pass.permit()).await?;
+        let manifest = &stored.manifest;
+        let body = match pull.access {
+            Access::Get => Body::whole(stored.bytes.clone()),
+            Access::Head => Body::empty(),
+        };
+        let mut reply = reply::reply(StatusCode::OK, body);
+        reply::name_content(reply.headers_mut(), &manifest.digest);
+        if is_known_to_client(headers, reply.headers()) {
+            return Ok(not_modified(reply));
+        }
+        reply.headers_mut().insert(CONTENT_TYPE, reply::header_text(&manifest.media_type));
+        reply.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(manifest.size));
+        Ok(reply)
+    }
+
+    async fn blob(&self, pull: &Pull, pass: &mut Pass, headers: &HeaderMap) -> Result<Reply, Fault> {
+        let Target::Blob { digest, size } = *pass.permit().target() else {
+            return Err(Fault::Invalid("this permit is for no blob".into()));
+        };
+        let mut reply = reply::reply(StatusCode::OK, Body::empty());
+        reply::describe_blob(reply.headers_mut(), &digest, size);
+        if is_known_to_client(headers, reply.headers()) {
+            return Ok(not_modified(reply));
+        }
+        if pull.access == Access::Head {
+            return Ok(reply);
+        }
+        // A range is meant for the version the client has seen; this blob has one version only.
+        let range = headers
+            .get(RANGE)
+            .filter(|_| headers.get(IF_RANGE).is_none_or(|tag| reply.headers().get(ETAG) == Some(tag)));
+        let span = Span::parse(range, size);
+        if span == Span::Unsatisfiable {
+            return Ok(reply::unsatisfiable(size));
+        }
+        let fetched = self.0.puller.blob(pass.permit()).await?;
+        pass.receipt().cache(match fetched.cache {
+            pull::Cache::Hit => Cache::Hit,
+            pull::Cache::Miss => Cache::Miss,
+        });
+        let range = match span {
+            Span::Part(range) => {
+                *reply.status_mut() = StatusCode::PARTIAL_CONTENT;
+                reply.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(range.end - range.start));
+                reply::content_range(reply.headers_mut(), &range, size);
+                Some(range)
+            }
+            Span::Unsatisfiable | Span::Whole => None,
+        };
+        Ok(reply.map(|_| Body::blob(fetched.blob.body(range))))
+    }
+
+    async fn tags(&self, pull: &Pull, pass: &Pass, caller: &Caller) -> Result<Reply, Fault> {
+        let all = self.0.puller.tags(pass.permit()).await?;
+        let rules = self.0.gate.rules();
+        let name = &pull.ask.name;
+        let mut shown: Vec<&Tag> =
+            all.iter().filter(|tag| rules.policy().admits_tag(caller, name, tag)).collect();
+        // The spec asks for lexical order; `last` is a place in it whether or not that tag exists.
+        shown.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
+        shown.dedup();
+        if let Some(last) = &pull.page.last {
+            shown.retain(|tag| tag.as_str() > last.as_str());
+        }
+        let more = pull.page.n.is_some_and(|n| n < shown.len());
+        shown.truncate(pull.page.n.unwrap_or(usize::MAX));
+        let body = json!({
+            "name": name.repository().as_str(),
+            "tags": shown.iter().map(|tag| tag.as_str()).collect::<Vec<_>>(),
+        });
+        let mut reply = json_reply(&body, "application/json", pull.access);
+        if let (true, Some(last), Some(n)) = (more, shown.last(), pull.page.n) {
+            let ns = pull.ns.as_ref().map_or(String::new(), |ns| format!("&ns={ns}"));
+            let prefix = match pull.form {
+                oci::Form::Prefix => format!("{}/", name.registry()),
+                oci::Form::Bare | oci::Form::Ns => String::new(),
+            };
+            let link =
+                format!("</v2/{prefix}{}/tags/list?n={n}&last={last}{ns}>; rel=\"next\"", name.repository());
+            reply.headers_mut().insert(LINK, reply::header_text(&link));
+        }
+        Ok(reply)
+    }
+
+    async fn referrers(&self, pull: &Pull, pass: &Pass) -> Result<Reply, Fault> {
+        let all = self.0.puller.referrers(pass.permit()).await?;
+        let wanted = |referrer: &&Descriptor| {
+            pull.artifact_type.as_ref().is_none_or(|wanted| referrer.artifact_type.as_ref() == Some(wanted))
+        };
+        let body = json!({
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.index.v1+json",
+            "manifests": all.iter().filter(wanted).collect::<Vec<_>>(),
+        });
+        let mut reply = json_reply(&body, "application/vnd.oci.image.index.v1+json", pull.access);
+        if pull.artifact_type.is_some() {
+            reply.headers_mut().insert(reply::OCI_FILTERS_APPLIED, HeaderValue::from_static("artifactType"));
+        }
+        Ok(reply)
+    }
+
+    fn turned(&self, turned: Turned, pull: Option<&Pull>, caller: &Caller) -> Reply {
+        match (turned, pull) {
+            // Only a 403 has other forms: whoever is to come again is told so.
+            (Turned::Refused(refused), Some(pull)) if refused.status() == 403 => {
+                self.0.refuser.refuse(pull, caller.user_agent.as_deref(), &refused)
+            }
+            (Turned::Refused(refused), _) => {
+                let mut reply = denial(&refused, envelope(&refused, ErrorCode::TooManyRequests));
+                reply.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("10"));
+                reply
+            }
+            (Turned::Failed(fault), pull) => {
+                let what = pull.map_or(&What::Tags, |pull| &pull.ask.what);
+                reply::fault(&fault, what, self.0.clock.now())
+            }
+            (Turned::Unrecorded(error), _) => {
+                tracing::error!(%error, "a decision could not be recorded");
+                let mut reply = reply::error(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    ErrorCode::TooManyRequests,
+                    "the audit log cannot record this pull, so it is not served; tell the operators of this gateway",
+                    &Value::Null,
+                );
+                reply.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("60"));
+                reply
+            }
+        }
+    }
+}
+
+/// What a request that cannot be read is called in the spec's words.
+fn code_of(error: &oci::RequestError) -> ErrorCode {
+    match error {
+        oci::RequestError::Digest(_) => ErrorCode::DigestInvalid,
+        oci::RequestError::Method(_) => ErrorCode::Unsupported,
+        oci::RequestError::Conflict(_)
+        | oci::RequestError::Name(_)
+        | oci::RequestError::Tag(_)
+        | oci::RequestError::Unknown(_) => ErrorCode::NameInvalid,
+    }
+}
+
+impl tower::Service<Request<Incoming>> for Visitor {
+    type Response = Reply;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Reply, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        let visitor = self.clone();
+        // No request has a body worth reading; hyper discards what is sent.
+        let (parts, _) = request.into_parts();
+        let request = Request::from_parts(parts, ());
+        Box::pin(async move { Ok(visitor.door.answer(&request, &visitor.peer).await) })
+    }
+}
+
+fn evidence<'a>(headers: &'a HeaderMap, forwarded_for: Option<&'a str>, peer: &'a Peer) -> Evidence<'a> {
+    Evidence {
+        peer: peer.address.ip(),
+        forwarded_for,
+        authorization: headers.get(AUTHORIZATION).map(HeaderValue::as_bytes),
+        certificate_sans: &peer.certificate_names,
+        user_agent: headers.get(USER_AGENT).and_then(|value| value.to_str().ok()),
+    }
+}
+
+/// All `X-Forwarded-For` lines as the one list they mean (RFC 9110, 5.3).
+fn forwarded_for(headers: &HeaderMap) -> Option<String> {
+    let lines: Vec<&str> =
+        headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok()).collect();
+    (!lines.is_empty()).then(|| lines.join(", "))
+}
+
+fn ping() -> Reply {
+    json_reply(&json!({}), "application/json", Access::Get)
+}
+
+fn json_reply(body: &Value, media_type: &'static str, access: Access) -> Reply {
+    let bytes = body.to_string();
+    let length = bytes.len() as u64;
+    let body = match access {
+        Access::Get => Body::whole(bytes),
+        Access::Head => Body::empty(),
+    };
+    let mut reply = reply::reply(StatusCode::OK, body);
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    reply.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+    reply
+}
+
+fn not_served(path: &str) -> Reply {
+    let path: String = path.chars().take(80).collect();
+    let message = format!(
+        "{path:?} is not served; a pull gateway answers /v2/<name>/manifests, blobs, tags/list and referrers, for GET and HEAD"
+    );
+    reply::error(StatusCode::NOT_FOUND, ErrorCode::NameUnknown, &message, &Value::Null)
+}
+
+fn too_slow() -> Reply {
+    let mut reply = reply::error(
+        StatusCode::SERVICE_UNAVAILABLE,
+        ErrorCode::TooManyRequests,
+        "the upstream has not answered within 25 s; the fetch goes on, ask again",
+        &Value::Null,
+    );
+    reply.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
+    reply
+}
+
+fn is_known_to_client(request: &HeaderMap, reply: &HeaderMap) -> bool {
+    let Some(etag) = reply.get(ETAG).and_then(|value| value.to_str().ok()) else { return false };
+    request.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok()).any(|value| {
+        value.split(',').map(|tag| tag.trim().trim_start_matches("W/")).any(|tag| tag == etag || tag == "*")
+    })
+}
+
+fn not_modified(mut reply: Reply) -> Reply {
+    *reply.status_mut() = StatusCode::NOT_MODIFIED;
+    *reply.body_mut() = Body::empty();
+    reply.headers_mut().remove(CONTENT_LENGTH);
+    reply.headers_mut().remove(CONTENT_TYPE);
+    reply
+}
