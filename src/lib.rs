@@ -7,6 +7,7 @@
 
 pub mod audit;
 pub mod catalog;
+pub mod cli;
 pub mod clock;
 pub mod content;
 pub mod gate;

@@ -9,6 +9,7 @@ mod error;
 mod event;
 mod floods;
 mod log;
+mod metrics;
 mod pulls;
 mod query;
 mod refusals;

@@ -1,12 +1,10 @@
 //! `pullgate demo`: the whole gateway in seconds, without a network.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::Duration;
 
-use miette::{IntoDiagnostic as _, WrapErr as _, miette};
 use oci_distribution::client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
 use oci_distribution::secrets::RegistryAuth;
 use oci_distribution::{Client, Reference};
@@ -14,6 +12,7 @@ use owo_colors::OwoColorize as _;
 use serde_json::{Value, json};
 
 use super::serve::{Options, Running};
+use super::{Exit, Failure};
 use crate::audit::{self, Filter};
 use crate::oci::Digest;
 use crate::settings::gateway::{Gateway, Origin, Upstream};
@@ -30,7 +29,7 @@ It needs no network and leaves nothing behind. What it does:
 
 Example:
   pullgate demo")]
-pub struct Demo {}
+pub(crate) struct Arguments {}
 
 const IMAGE: &str = "registry.example/team/app";
 const POLICY: &str = r##"
@@ -47,29 +46,44 @@ match = "registry.example/team/*"
 tags = { allow = ["#.#.#"], deny = ["latest"] }
 "##;
 
-impl Demo {
-    /// Runs all of it; fails where a step does not do what it shows.
-    pub async fn run(self) -> miette::Result<ExitCode> {
-        let folder = tempfile::tempdir().into_diagnostic().wrap_err("no temporary folder can be made")?;
-        let layout = folder.path().join("layout");
-        let made = Layout::write(&layout).into_diagnostic().wrap_err("the demo image cannot be written")?;
-        step("1", &format!("made {IMAGE}:1.0.0 for linux/amd64 and linux/arm64 in an OCI layout folder"))?;
+/// Runs all of it; fails where a step does not do what it shows.
+pub(crate) fn run(_: &Arguments, out: &mut dyn Write) -> Result<Exit, Failure> {
+    super::block_on(demonstrate(out))?.map(|()| Exit::Done)
+}
 
-        let settings = settings(folder.path(), layout)?;
-        let running = Running::start(&settings, Options::default()).await?;
-        let gateway = format!("localhost:{}", running.address().port());
-        step("2", &format!("started the gateway over it at https://{gateway}"))?;
+async fn demonstrate(out: &mut dyn Write) -> Result<(), Failure> {
+    let folder = tempfile::tempdir()?;
+    let layout = folder.path().join("layout");
+    let made = Layout::write(&layout)?;
+    step(out, 1, &format!("made {IMAGE}:1.0.0 for linux/amd64 and linux/arm64 in an OCI layout folder"))?;
 
-        let client = client(&settings.listen.tls.ca)?;
-        let outcome = pull(&client, &gateway, &made).await;
-        let shown = show(outcome, &settings.storage.path, &running).await;
-        running.stop().await;
-        shown?;
-        say("")?;
-        say("Next: `pullgate init` writes a configuration, `pullgate serve` starts it; docs/clients.md points")?;
-        say("containerd, docker and podman at it.")?;
-        Ok(ExitCode::SUCCESS)
-    }
+    let settings = settings(folder.path(), layout)?;
+    let running = Running::start(&settings, Options::default()).await?;
+    let gateway = format!("localhost:{}", running.address().port());
+    step(out, 2, &format!("started the gateway over it at https://{gateway}"))?;
+
+    let shown = match pull(&settings.listen.tls.ca, &gateway, &made).await {
+        Ok(pulled) => show(&pulled, &settings.storage.path, &running, out).await,
+        Err(error) => Err(error),
+    };
+    running.stop().await;
+    shown?;
+    writeln!(out)?;
+    writeln!(
+        out,
+        "Next: `pullgate init` writes a configuration, `pullgate serve` starts it; docs/clients.md points"
+    )?;
+    writeln!(out, "containerd, docker and podman at it.")?;
+    Ok(())
+}
+
+/// A step of the demo that did not do what it shows.
+#[derive(Debug, thiserror::Error)]
+#[error("the demo failed: {0}")]
+struct Broken(String);
+
+fn broken(what: &str, error: impl std::fmt::Display) -> Failure {
+    Failure::internal(Broken(format!("{what}: {error}")))
 }
 
 /// What the pulls brought: bytes of the allowed image, and the words of the refusal.
@@ -78,40 +92,37 @@ struct Pulled {
     refusal: String,
 }
 
-async fn pull(client: &Client, gateway: &str, made: &Layout) -> miette::Result<Pulled> {
-    let reference = |tag: &str| -> miette::Result<Reference> {
-        format!("{gateway}/{IMAGE}:{tag}").parse().into_diagnostic()
+async fn pull(ca: &Path, gateway: &str, made: &Layout) -> Result<Pulled, Failure> {
+    let client = client(ca)?;
+    let reference = |tag: &str| -> Result<Reference, Failure> {
+        format!("{gateway}/{IMAGE}:{tag}").parse().map_err(|error| broken("the image's name", error))
     };
     let accepted = vec![LAYER];
     let image = client
         .pull(&reference("1.0.0")?, &RegistryAuth::Anonymous, accepted.clone())
         .await
-        .into_diagnostic()
-        .wrap_err("the allowed image could not be pulled")?;
-    let layer = image.layers.first().ok_or_else(|| miette!("the pulled image has no layer"))?;
-    if Digest::sha256(&layer.data) != made.layer {
-        return Err(miette!("the pulled layer is not the one that was made"));
-    }
+        .map_err(|error| broken("the allowed image could not be pulled", error))?;
+    let bytes = match image.layers.first() {
+        Some(layer) if Digest::sha256(&layer.data) == made.layer => layer.data.len(),
+        _ => return Err(broken("the pulled image", "its layer is not the one that was made")),
+    };
     match client.pull(&reference("latest")?, &RegistryAuth::Anonymous, accepted).await {
-        Ok(_) => Err(miette!("the tag `latest` was served although the demo policy refuses it")),
-        Err(error) => Ok(Pulled { bytes: layer.data.len(), refusal: error.to_string() }),
+        Ok(_) => Err(broken("the refused tag", "it was served although the demo policy denies it")),
+        Err(error) => Ok(Pulled { bytes, refusal: error.to_string() }),
     }
 }
 
-async fn show(outcome: miette::Result<Pulled>, data: &Path, running: &Running) -> miette::Result<()> {
-    let Pulled { bytes, refusal } = outcome?;
-    step("3", &format!("pulled {IMAGE}:1.0.0 through it: {bytes} bytes of layer, verified"))?;
-    step("4", &format!("asked for {IMAGE}:latest, and was told:"))?;
-    say(&format!("   {}", refusal.red()))?;
-    running.flush_log().await.into_diagnostic()?;
+async fn show(pulled: &Pulled, data: &Path, running: &Running, out: &mut dyn Write) -> Result<(), Failure> {
+    step(out, 3, &format!("pulled {IMAGE}:1.0.0 through it: {} bytes of layer, verified", pulled.bytes))?;
+    step(out, 4, &format!("asked for {IMAGE}:latest, and was told:"))?;
+    writeln!(out, "   {}", pulled.refusal.red())?;
+    running.flush_log().await.map_err(Failure::internal)?;
     let filter = Filter { blocked: true, ..Filter::default() };
-    let mut entries = audit::query(data, filter).await.into_diagnostic()?;
-    let entry = entries
-        .next()
-        .await
-        .into_diagnostic()?
-        .ok_or_else(|| miette!("the audit log does not hold the refusal"))?;
-    step("5", "found it in the audit log (`pullgate log --blocked --json`):")?;
+    let mut entries = audit::query(data, filter).await.map_err(Failure::internal)?;
+    let Some(entry) = entries.next().await.map_err(Failure::internal)? else {
+        return Err(broken("the audit log", "it does not hold the refusal"));
+    };
+    step(out, 5, "found it in the audit log (`pullgate log --blocked --json`):")?;
     let chosen = json!({
         "id": entry.text(&["id"]),
         "time": entry.text(&["time"]),
@@ -122,14 +133,15 @@ async fn show(outcome: miette::Result<Pulled>, data: &Path, running: &Running) -
         "count": entry.number(&["count"]),
     });
     for line in format!("{chosen:#}").lines() {
-        say(&format!("   {line}"))?;
+        writeln!(out, "   {line}")?;
     }
     Ok(())
 }
 
-fn settings(folder: &Path, layout: PathBuf) -> miette::Result<Gateway> {
+fn settings(folder: &Path, layout: PathBuf) -> Result<Gateway, Failure> {
     let policy = folder.join("policy.toml");
-    fs::write(&policy, POLICY).into_diagnostic().wrap_err("the demo policy cannot be written")?;
+    fs::write(&policy, POLICY)?;
+    let registry = "registry.example".parse().map_err(|error| broken("the demo's registry", error))?;
     let mut settings = Gateway::default();
     settings.listen.address = ([127, 0, 0, 1], 0).into();
     settings.listen.tls.certificate = folder.join("certs/server.crt");
@@ -140,7 +152,7 @@ fn settings(folder: &Path, layout: PathBuf) -> miette::Result<Gateway> {
     settings.policy.file = policy;
     settings.limits.drain = Duration::from_secs(2);
     settings.upstreams.push(Upstream {
-        registry: "registry.example".parse().into_diagnostic()?,
+        registry,
         origin: Origin::Layout(layout),
         ca: None,
         auth: None,
@@ -150,8 +162,8 @@ fn settings(folder: &Path, layout: PathBuf) -> miette::Result<Gateway> {
     Ok(settings)
 }
 
-fn client(ca: &Path) -> miette::Result<Client> {
-    let data = fs::read(ca).into_diagnostic().wrap_err("the gateway's CA cannot be read")?;
+fn client(ca: &Path) -> Result<Client, Failure> {
+    let data = fs::read(ca)?;
     Client::try_from(ClientConfig {
         protocol: ClientProtocol::Https,
         extra_root_certificates: vec![Certificate { encoding: CertificateEncoding::Pem, data }],
@@ -159,8 +171,7 @@ fn client(ca: &Path) -> miette::Result<Client> {
         platform_resolver: Some(Box::new(|manifests| manifests.first().map(|entry| entry.digest.clone()))),
         ..ClientConfig::default()
     })
-    .into_diagnostic()
-    .wrap_err("the OCI client cannot be set up")
+    .map_err(|error| broken("the OCI client cannot be set up", error))
 }
 
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
@@ -181,7 +192,8 @@ impl Layout {
             fs::write(folder.join("blobs/sha256").join(digest.hex()), bytes)?;
             Ok(json!({ "mediaType": media_type, "digest": digest, "size": bytes.len() }))
         };
-        let content: Vec<u8> = (0..256_u32 << 10).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let content: Vec<u8> =
+            (0..256_u32 << 10).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
         let layer = blob(LAYER, &content)?;
         let mut children = Vec::new();
         for architecture in ["amd64", "arm64"] {
@@ -190,8 +202,7 @@ impl Layout {
                 "rootfs": { "type": "layers", "diff_ids": [Digest::sha256(&content)] },
             });
             let config = blob(CONFIG, config.to_string().as_bytes())?;
-            let manifest =
-                json!({ "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [layer.clone()] });
+            let manifest = json!({ "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [layer.clone()] });
             let mut child = blob(MANIFEST, manifest.to_string().as_bytes())?;
             child["platform"] = json!({ "architecture": architecture, "os": "linux" });
             children.push(child);
@@ -213,10 +224,7 @@ impl Layout {
     }
 }
 
-fn step(number: &str, text: &str) -> miette::Result<()> {
-    say(&format!("{} {text}", format!("{number}.").bold()))
-}
-
-fn say(line: &str) -> miette::Result<()> {
-    writeln!(anstream::stdout(), "{line}").into_diagnostic()
+fn step(out: &mut dyn Write, number: u8, text: &str) -> Result<(), Failure> {
+    writeln!(out, "{} {text}", format!("{number}.").bold())?;
+    Ok(())
 }

@@ -18,6 +18,7 @@ mod fill;
 mod folder;
 mod index;
 mod ledger;
+mod metrics;
 mod pass;
 mod source;
 mod stats;

@@ -119,7 +119,7 @@ impl Gate {
         catalog: Catalog,
         log: Log,
         clock: Clock,
-        metrics: &Metrics,
+        metrics: &mut Metrics,
     ) -> Self {
         Self(Arc::new(Inner {
             rules: ArcSwap::from_pointee(rules),

@@ -82,13 +82,10 @@ struct DecisionLabels {
 pub(super) struct Decisions(Family<DecisionLabels, Counter>);
 
 impl Decisions {
-    pub(super) fn register(metrics: &Metrics) -> Self {
+    pub(super) fn register(metrics: &mut Metrics) -> Self {
         let family = Family::default();
-        metrics.register(
-            "pullgate_decisions",
-            "Decisions on requests, by verdict, reason and source.",
-            family.clone(),
-        );
+        let help = "Decisions on requests, by verdict, reason and source";
+        metrics.registry().register("decisions", help, family.clone());
         Self(family)
     }
 

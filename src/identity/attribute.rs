@@ -217,7 +217,6 @@ fn keep(text: &str) -> Arc<str> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
     use super::*;
 
     fn nets(texts: &[&str]) -> Vec<IpNet> {

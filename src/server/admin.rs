@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use serde_json::{Value, json};
 
 use super::reply::{self, Body, Reply};
-use crate::telemetry::Metrics;
+use crate::telemetry::{METRICS_TYPE, Metrics};
 
 /// One thing readiness depends on, or that a reader of `/readyz` should know.
 #[derive(Clone, Debug)]
@@ -32,7 +32,7 @@ type Probe = dyn Fn() -> Vec<Condition> + Send + Sync;
 /// Answers `/livez`, `/readyz` and `/metrics`.
 #[derive(Clone)]
 pub struct Admin {
-    metrics: Metrics,
+    metrics: Arc<Metrics>,
     probe: Arc<Probe>,
     draining: Arc<AtomicBool>,
 }
@@ -44,8 +44,8 @@ impl std::fmt::Debug for Admin {
 }
 
 impl Admin {
-    /// `probe` is asked on each `/readyz` and `/metrics`; it must not wait.
-    pub fn new(metrics: Metrics, probe: impl Fn() -> Vec<Condition> + Send + Sync + 'static) -> Self {
+    /// `probe` is asked on each `/readyz`; it must not wait.
+    pub fn new(metrics: Arc<Metrics>, probe: impl Fn() -> Vec<Condition> + Send + Sync + 'static) -> Self {
         Self { metrics, probe: Arc::new(probe), draining: Arc::default() }
     }
 
@@ -61,10 +61,8 @@ impl Admin {
         match path {
             "/livez" => text(StatusCode::OK, "ok\n"),
             "/metrics" => {
-                (self.probe)();
                 let mut reply = text(StatusCode::OK, &self.metrics.encode());
-                let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-                reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+                reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(METRICS_TYPE));
                 reply
             }
             "/readyz" => self.ready(),

@@ -114,14 +114,8 @@ impl fmt::Display for FileError {
     }
 }
 
-impl std::error::Error for FileError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match &self.cause {
-            Cause::Invalid { .. } => None,
-            Cause::Unreadable(error) => Some(error),
-        }
-    }
-}
+/// Without a source: `Display` says it all, and reports would print it twice.
+impl std::error::Error for FileError {}
 
 impl miette::Diagnostic for FileError {
     fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {

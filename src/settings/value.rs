@@ -338,7 +338,6 @@ pub(super) fn some_hashes<'de, D: Deserializer<'de>>(
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
     use super::*;
 
     #[test]

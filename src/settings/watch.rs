@@ -70,7 +70,8 @@ impl Stamp {
     }
 }
 
-/// Watches these files together, from their present state on.
+/// Watches these files together, from their present state on: begin to watch before the first load,
+/// or a change in between is lost.
 ///
 /// A change is sent once two looks in a row found the same stamps and the bytes differ from those
 /// last sent (or, at first, from those there now). The watch ends when the receiver is dropped. Must
@@ -129,7 +130,7 @@ impl State {
         let still = stamps == self.seen;
         self.seen.clone_from(&stamps);
         // Forced, there may be no second look to wait for: stamps around the reading must agree instead.
-        if !still && !self.forced || (stamps == self.sent && !self.forced) {
+        if !self.forced && (!still || stamps == self.sent) {
             return None;
         }
         let files: Vec<File> =
@@ -165,7 +166,6 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
     use super::*;
 
     fn contents(change: &Change) -> Vec<Option<&str>> {

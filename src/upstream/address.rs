@@ -96,17 +96,23 @@ impl Hosts {
 #[derive(Clone)]
 pub(super) struct Guard {
     declared: Arc<Hosts>,
+    /// The operator's proxies: connected to wherever they are, and never a target.
+    proxies: Arc<Hosts>,
     resolver: Resolver,
 }
 
 impl Guard {
-    pub(super) fn new(declared: Hosts, resolver: Resolver) -> Self {
-        Self { declared: Arc::new(declared), resolver }
+    pub(super) fn new(declared: Hosts, proxies: Hosts, resolver: Resolver) -> Self {
+        Self { declared: Arc::new(declared), proxies: Arc::new(proxies), resolver }
     }
 
-    /// For a target that is written as an address and so never resolved.
+    /// What can be said of a target before it is connected to; of a target written as an address,
+    /// which is never resolved, that is all.
     pub(super) fn check(&self, host: &url::Host<&str>) -> Result<(), Private> {
         let address = match host {
+            url::Host::Domain(name) if self.proxies.contains(name) && !self.declared.contains(name) => {
+                return Err(Private { host: (*name).to_owned() });
+            }
             url::Host::Domain(_) => return Ok(()),
             url::Host::Ipv4(address) => IpAddr::V4(*address),
             url::Host::Ipv6(address) => IpAddr::V6(*address),
@@ -122,7 +128,7 @@ impl Guard {
 impl Resolve for Guard {
     fn resolve(&self, name: Name) -> Resolving {
         let host = name.as_str().to_ascii_lowercase();
-        let declared = self.declared.contains(&host);
+        let declared = self.declared.contains(&host) || self.proxies.contains(&host);
         let found = self.resolver.find(host.clone());
         Box::pin(async move {
             let found = found.await?;
@@ -287,6 +293,32 @@ mod tests {
         {
             assert!(!hosts.contains(host), "{host}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_proxy_may_be_private_and_is_still_no_target() {
+        let resolver = Resolver::new(|_| async { Ok(vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]) });
+        let mut proxies = Hosts::default();
+        proxies.push("Proxy.test");
+        let guard = Guard::new(Hosts::default(), proxies, resolver);
+        assert!(guard.resolve("proxy.test".parse().unwrap()).await.is_ok());
+        assert!(guard.resolve("other.test".parse().unwrap()).await.is_err());
+        assert!(guard.check(&url::Host::Domain("proxy.test")).is_err());
+        assert!(guard.check(&url::Host::Domain("other.test")).is_ok());
+    }
+
+    #[tokio::test]
+    async fn of_several_addresses_only_the_public_ones_are_connected_to() {
+        let both = ["10.0.0.1", "8.8.8.8"].map(|text| text.parse::<IpAddr>().unwrap());
+        let resolver = Resolver::new(move |_| async move { Ok(both.to_vec()) });
+        let mut declared = Hosts::default();
+        declared.push("declared.test");
+        let guard = Guard::new(declared, Hosts::default(), resolver.clone());
+        for (host, count) in [("declared.test", 2), ("other.test", 1)] {
+            let Ok(found) = guard.resolve(host.parse().unwrap()).await else { panic!("{host}") };
+            assert_eq!(found.count(), count, "{host}");
+        }
+        assert_eq!(resolver.queries(), 2);
     }
 
     #[test]

@@ -67,7 +67,7 @@ pub(super) async fn load(auth: &Auth, registry: &Registry, endpoint: &str) -> Re
 
 async fn read(secret: &Secret) -> Result<SecretString, String> {
     let text = match secret {
-        Secret::Value(value) => return Ok(value.clone()),
+        Secret::Value(value) => value.expose_secret().to_owned(),
         Secret::Env(name) => {
             std::env::var(name).map_err(|_| format!("environment variable {name} is not set; set it"))?
         }

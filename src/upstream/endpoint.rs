@@ -96,7 +96,7 @@ impl Endpoint {
     fn build(
         registry: &Registry,
         settings: &EndpointSettings,
-        mut declared_hosts: Hosts,
+        declared_hosts: Hosts,
         auth_hosts: Hosts,
         blob_hosts: Hosts,
         declared: bool,
@@ -107,11 +107,11 @@ impl Endpoint {
         if let Some(ca) = &settings.ca {
             add_ca(registry, ca, &mut roots)?;
         }
+        let mut proxies = Hosts::default();
         if parts.proxied {
-            // The proxy is the operator's own choice, wherever it is.
-            proxy_hosts().iter().for_each(|host| declared_hosts.push(host));
+            proxy_hosts().iter().for_each(|host| proxies.push(host));
         }
-        let guard = Guard::new(declared_hosts, parts.resolver.clone());
+        let guard = Guard::new(declared_hosts, proxies, parts.resolver.clone());
         let client = transport::client(Arc::new(roots), guard.clone(), parts.proxied)?;
         let record = Arc::new(Record::new(parts.clock.clone()));
         let host = base.host_str().unwrap_or_default().to_owned();

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -60,6 +61,7 @@ struct Entries {
 
 #[derive(Clone, Copy, Eq, PartialEq)]
 struct Stamp {
+    inode: u64,
     modified: SystemTime,
     size: u64,
 }
@@ -183,7 +185,7 @@ impl Layout {
         self.unusable(&format!("{digest} cannot be read"), error)
     }
 
-    /// The folder as it is now; read anew when `index.json` has another time or size.
+    /// The folder as it is now; read anew when `index.json` is another file or has another time or size.
     fn read(&self) -> Result<Arc<Snapshot>, Fault> {
         #[derive(serde::Deserialize)]
         #[serde(rename_all = "camelCase")]
@@ -198,7 +200,7 @@ impl Layout {
         let metadata = std::fs::metadata(&path).map_err(|error| self.unusable("no index.json", &error))?;
         let modified =
             metadata.modified().map_err(|error| self.unusable("index.json has no time", &error))?;
-        let stamp = Stamp { modified, size: metadata.len() };
+        let stamp = Stamp { inode: metadata.ino(), modified, size: metadata.len() };
         let mut current = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(snapshot) = current.as_ref().filter(|snapshot| snapshot.stamp == stamp) {
             return Ok(Arc::clone(snapshot));

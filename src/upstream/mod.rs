@@ -11,6 +11,7 @@ mod credentials;
 mod endpoint;
 mod health;
 mod layout;
+mod metrics;
 mod preset;
 mod registry;
 mod settings;

@@ -104,7 +104,15 @@ impl Endpoint {
 
     /// That it is there, and its length where the upstream tells.
     pub(super) async fn blob_size(&self, name: &Name, digest: &Digest) -> Result<Option<u64>, Fault> {
-        self.size(name, &format!("blobs/{digest}"), Class::Blob).await
+        let rest = format!("blobs/{digest}");
+        match self.size(name, &rest, Class::Blob).await {
+            // A redirect may be signed for GET alone, and the store behind it then denies the HEAD.
+            Err(Fault::Denied(_)) => {
+                let reply = self.call(&self.ask(Class::Blob, Method::GET, name, &rest)).await?;
+                Ok(length(&reply))
+            }
+            other => other,
+        }
     }
 
     async fn size(&self, name: &Name, rest: &str, get: Class) -> Result<Option<u64>, Fault> {
@@ -115,7 +123,7 @@ impl Endpoint {
             // Only the header of the GET is read; dropping the reply ends the transfer.
             reply = self.call(&self.ask(get, Method::GET, name, rest)).await?;
         }
-        Ok(header(&reply, &CONTENT_LENGTH).and_then(|text| text.parse().ok()))
+        Ok(length(&reply))
     }
 
     pub(super) async fn blob(&self, name: &Name, digest: &Digest, offset: u64) -> Result<BlobStream, Fault> {
@@ -143,7 +151,7 @@ impl Endpoint {
     }
 
     fn stream(&self, reply: Reply, start: u64) -> BlobStream {
-        let left: Option<u64> = header(&reply, &CONTENT_LENGTH).and_then(|text| text.parse().ok());
+        let left = length(&reply);
         let told = content_range(&reply).and_then(|(_, _, total)| total);
         let total = told.or(left.and_then(|left| left.checked_add(start)));
         let left = total.map(|total| total.saturating_sub(start));
@@ -235,6 +243,11 @@ impl Endpoint {
 
 fn header<'a>(reply: &'a Reply, name: &reqwest::header::HeaderName) -> Option<&'a str> {
     reply.response.headers().get(name)?.to_str().ok()
+}
+
+/// `Content-Length`, which a reply to HEAD has, too.
+fn length(reply: &Reply) -> Option<u64> {
+    header(reply, &CONTENT_LENGTH)?.trim().parse().ok()
 }
 
 /// `Docker-Content-Digest`; `Err`: there is one that cannot be used.

@@ -70,7 +70,9 @@ fn rooms_named(text: &str) -> BTreeSet<String> {
         };
         for name in names {
             let room: String = name.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-            rooms.insert(room);
+            if room.starts_with(|c: char| c.is_ascii_lowercase()) {
+                rooms.insert(room);
+            }
         }
     }
     rooms

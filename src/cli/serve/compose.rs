@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use miette::{IntoDiagnostic as _, WrapErr as _};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -14,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::reload::{Reloading, Status, Watched};
 use crate::audit::{self, Log};
 use crate::catalog::Catalog;
+use crate::cli::Failure;
 use crate::clock::Clock;
 use crate::content::{self, Store};
 use crate::gate::{self, Gate, Rules};
@@ -21,6 +21,7 @@ use crate::identity::{ClientSettings, Identity, IdentitySettings};
 use crate::pull::{self, Puller};
 use crate::server::certificates::{CertificateSettings, Certificates, server_config};
 use crate::server::{self, Admin, Condition, Door, Manner, Manners};
+use crate::settings::diagnostic::FileError;
 use crate::settings::gateway::{self as file, Gateway, Lifetime};
 use crate::settings::policy;
 use crate::telemetry::Metrics;
@@ -50,6 +51,51 @@ impl Default for Options {
     }
 }
 
+/// Why a gateway does not start.
+#[derive(Debug, miette::Diagnostic, thiserror::Error)]
+pub enum StartError {
+    /// The policy file cannot be used.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    File(#[from] FileError),
+    /// The machine failed, or something stored cannot be opened.
+    #[error("the gateway cannot start: {0}")]
+    Internal(Box<dyn std::error::Error + Send + Sync>),
+    /// An address is taken or not ours.
+    #[error("{address} cannot be listened on ({error}); choose another {key}, or stop what listens there")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// The key that names it.
+        key: &'static str,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// A setting cannot be used as it is.
+    #[error("the gateway cannot start: {0}")]
+    Usage(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl StartError {
+    fn internal(error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Internal(error.into())
+    }
+
+    fn usage(error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Usage(error.into())
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::File(_) => Self::unjudged(error),
+            StartError::Usage(_) => Self::usage(error),
+            StartError::Internal(_) | StartError::Listen { .. } => Self::internal(error),
+        }
+    }
+}
+
 /// A gateway that serves.
 #[derive(Debug)]
 pub struct Running {
@@ -67,9 +113,9 @@ pub struct Running {
 impl Running {
     /// Opens what is stored, makes certificates where there are none, and serves. No upstream is
     /// asked for anything.
-    pub async fn start(settings: &Gateway, options: Options) -> miette::Result<Self> {
+    pub async fn start(settings: &Gateway, options: Options) -> Result<Self, StartError> {
         let Options { clock, resolver, proxy_from_environment, poll } = options;
-        let metrics = Metrics::new();
+        let mut metrics = Metrics::new();
         let policy = policy::load(&settings.policy.file)?;
         let tls = &settings.listen.tls;
         let certificates = Certificates::load_or_create(
@@ -81,25 +127,20 @@ impl Running {
             },
             &clock,
         )
-        .into_diagnostic()
-        .wrap_err("the gateway's certificates cannot be used")?;
+        .map_err(StartError::usage)?;
         let client_ca = settings.listen.client_ca.clone();
-        let tls_config = server_config(certificates.clone(), client_ca.as_deref())
-            .into_diagnostic()
-            .wrap_err("the gateway's certificates cannot be used")?;
+        let tls_config =
+            server_config(certificates.clone(), client_ca.as_deref()).map_err(StartError::usage)?;
         let tls_config = Arc::new(ArcSwap::from_pointee(tls_config));
 
         let folder = &settings.storage.path;
         let storage = content::Settings { path: folder.join("content"), max_size: settings.storage.max_size };
-        let store = Store::open(storage).into_diagnostic().wrap_err("the blob store cannot be opened")?;
-        let catalog = Catalog::open(folder, clock.clone()).await.into_diagnostic()?;
-        let log = Log::open(audit_settings(settings), clock.clone())
-            .await
-            .into_diagnostic()
-            .wrap_err("the audit log cannot be opened")?;
-        let upstreams = Upstreams::new(upstream_settings(settings, resolver, proxy_from_environment), clock.clone())
-            .into_diagnostic()
-            .wrap_err("the upstreams are not usable")?;
+        let store = Store::open(storage).map_err(StartError::internal)?;
+        let catalog = Catalog::open(folder, clock.clone()).await.map_err(StartError::internal)?;
+        let log = Log::open(audit_settings(settings), clock.clone()).await.map_err(StartError::internal)?;
+        let upstreams =
+            Upstreams::new(upstream_settings(settings, resolver, proxy_from_environment), clock.clone())
+                .map_err(StartError::usage)?;
         let upstreams = Arc::new(upstreams);
         let (puller, sightings) = Puller::new(
             pull::Settings {
@@ -116,14 +157,23 @@ impl Running {
             let (registry, declared) = (settings.default_registry.clone(), upstreams.registries());
             move |policy| Rules::new(policy, identity.clone(), registry.clone(), declared.clone())
         };
-        let gate =
-            Gate::new(make_rules(policy), puller.clone(), catalog.clone(), log.clone(), clock.clone(), &metrics);
-        gate.record_policy(None, Vec::new()).await.into_diagnostic().wrap_err("the start cannot be recorded")?;
+        let gate = Gate::new(
+            make_rules(policy),
+            puller.clone(),
+            catalog.clone(),
+            log.clone(),
+            clock.clone(),
+            &mut metrics,
+        );
+        store.register(&mut metrics);
+        log.register(&mut metrics);
+        upstreams.register(&mut metrics);
+        gate.record_policy(None, Vec::new()).await.map_err(StartError::internal)?;
 
         let socket = bind(settings.listen.address, "[listen] address").await?;
         let admin_socket = bind(settings.admin.address, "[admin] address").await?;
-        let address = socket.local_addr().into_diagnostic()?;
-        let admin_address = admin_socket.local_addr().into_diagnostic()?;
+        let address = socket.local_addr().map_err(StartError::internal)?;
+        let admin_address = admin_socket.local_addr().map_err(StartError::internal)?;
 
         let stop = CancellationToken::new();
         let status = Status::default();
@@ -137,7 +187,7 @@ impl Running {
             Reloading::start(watched, gate.clone(), Box::new(make_rules), status.clone(), poll, stop.clone());
         let admin = {
             let (log, store, upstreams) = (log.clone(), store.clone(), upstreams.clone());
-            Admin::new(metrics.clone(), move || conditions(&status, &log, &store, &upstreams))
+            Admin::new(Arc::new(metrics), move || conditions(&status, &log, &store, &upstreams))
         };
         let limits = limits(settings);
         let door = Door::new(gate.clone(), puller, manners(settings), clock);
@@ -189,10 +239,8 @@ impl Running {
     }
 }
 
-async fn bind(address: SocketAddr, key: &str) -> miette::Result<TcpListener> {
-    TcpListener::bind(address).await.into_diagnostic().wrap_err_with(|| {
-        format!("{address} cannot be listened on; choose another {key}, or stop what listens there")
-    })
+async fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|error| StartError::Listen { address, key, error })
 }
 
 fn limited(lifetime: Lifetime) -> Option<Duration> {
@@ -229,7 +277,11 @@ fn identity_settings(settings: &Gateway) -> IdentitySettings {
     }
 }
 
-fn upstream_settings(settings: &Gateway, resolver: Resolver, proxy_from_environment: bool) -> upstream::Settings {
+fn upstream_settings(
+    settings: &Gateway,
+    resolver: Resolver,
+    proxy_from_environment: bool,
+) -> upstream::Settings {
     upstream::Settings {
         upstreams: settings.upstreams.iter().filter_map(upstream_of).collect(),
         sealed: settings.sealed,
@@ -296,7 +348,9 @@ fn conditions(status: &Status, log: &Log, store: &Store, upstreams: &Upstreams) 
         name: "audit".to_owned(),
         ok: !audit.full && audit.last_error.is_none(),
         required: false,
-        detail: audit.last_error.unwrap_or_else(|| format!("{} of {} bytes used", audit.used, audit.max)),
+        detail: audit
+            .last_error
+            .map_or_else(|| format!("{} of {} bytes used", audit.used, audit.max), |error| error.to_string()),
     });
     let stats = store.stats();
     conditions.push(Condition {
@@ -306,7 +360,8 @@ fn conditions(status: &Status, log: &Log, store: &Store, upstreams: &Upstreams) 
         detail: format!("{} blobs, {} bytes", stats.blobs, stats.bytes),
     });
     conditions.extend(upstreams.health().into_iter().map(|health| {
-        let failed = health.last_failure.as_ref().filter(|(at, _)| health.last_success.is_none_or(|ok| ok < *at));
+        let failed =
+            health.last_failure.as_ref().filter(|(at, _)| health.last_success.is_none_or(|ok| ok < *at));
         Condition {
             name: format!("upstream {}", health.registry),
             ok: failed.is_none(),

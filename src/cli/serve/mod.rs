@@ -3,16 +3,16 @@
 mod compose;
 mod reload;
 
-use std::io::Write as _;
+use std::io::{self, Write};
 use std::path::PathBuf;
-use std::process::ExitCode;
 
-use miette::{IntoDiagnostic as _, WrapErr as _};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::{Exit, Failure};
 use crate::settings::gateway;
+use crate::telemetry;
 
-pub use compose::{Options, Running};
+pub use compose::{Options, Running, StartError};
 
 /// Starts the HTTPS gateway.
 #[derive(clap::Args, Debug)]
@@ -24,40 +24,42 @@ Examples:
 Signals:
   SIGHUP   read the policy and the certificates again
   SIGTERM  finish the replies under way, then end")]
-pub struct Serve {
+pub(crate) struct Arguments {
     /// The gateway's settings; a missing file at the default place means the defaults.
     #[arg(long, value_name = "FILE", default_value = gateway::DEFAULT_PATH)]
     config: PathBuf,
 }
 
-impl Serve {
-    /// Runs until SIGTERM or SIGINT, then drains.
-    pub async fn run(self) -> miette::Result<ExitCode> {
-        let settings = gateway::load(&self.config)?;
-        let mut terminate = signal(SignalKind::terminate()).into_diagnostic()?;
-        let mut interrupt = signal(SignalKind::interrupt()).into_diagnostic()?;
-        let mut hangup = signal(SignalKind::hangup()).into_diagnostic()?;
-        let running = Running::start(&settings, Options::default()).await?;
-        greet(&settings, &running).into_diagnostic().wrap_err("standard output cannot be written")?;
-        loop {
-            tokio::select! {
-                _ = hangup.recv() => running.reload(),
-                _ = interrupt.recv() => break,
-                _ = terminate.recv() => break,
-            }
-        }
-        tracing::info!("stopping: replies under way are finished first; a second signal ends at once");
-        tokio::select! {
-            () = running.stop() => {}
-            _ = interrupt.recv() => tracing::warn!("stopped at once"),
-            _ = terminate.recv() => tracing::warn!("stopped at once"),
-        }
-        Ok(ExitCode::SUCCESS)
-    }
+/// Runs until SIGTERM or SIGINT, then drains.
+pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<Exit, Failure> {
+    telemetry::init_log().map_err(Failure::usage)?;
+    let settings = gateway::load(&arguments.config).map_err(Failure::unjudged)?;
+    super::block_on(serve(settings, out))?
 }
 
-fn greet(settings: &gateway::Gateway, running: &Running) -> std::io::Result<()> {
-    let mut out = anstream::stdout();
+async fn serve(settings: gateway::Gateway, out: &mut dyn Write) -> Result<Exit, Failure> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let running = Running::start(&settings, Options::default()).await?;
+    greet(&settings, &running, out)?;
+    loop {
+        tokio::select! {
+            _ = hangup.recv() => running.reload(),
+            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break,
+        }
+    }
+    tracing::info!("stopping: replies under way are finished first; a second signal ends at once");
+    tokio::select! {
+        () = running.stop() => {}
+        _ = interrupt.recv() => tracing::warn!("stopped at once"),
+        _ = terminate.recv() => tracing::warn!("stopped at once"),
+    }
+    Ok(Exit::Done)
+}
+
+fn greet(settings: &gateway::Gateway, running: &Running, out: &mut dyn Write) -> io::Result<()> {
     let address = running.address();
     let host = settings.listen.hosts.first().map_or("localhost", String::as_str);
     let gateway = format!("{host}:{}", address.port());

@@ -141,7 +141,11 @@ async fn adopt(file: &Path, gate: &Gate, make_rules: &MakeRules) -> Option<Strin
         return None;
     }
     let rules = make_rules(policy);
-    tracing::info!(policy = rules.policy().name(), revision = rules.policy().revision(), "a new policy is in force");
+    tracing::info!(
+        policy = rules.policy().name(),
+        revision = rules.policy().revision(),
+        "a new policy is in force"
+    );
     let previous = gate.rules().stamp().clone();
     gate.adopt(rules);
     match gate.record_policy(Some(&previous), Vec::new()).await {

@@ -199,10 +199,9 @@ pub(super) fn mask_secrets(text: &str) -> String {
     walk(table.get_ref(), "", &mut |path, _, value| {
         let span = value.span();
         let name = path.rsplit('.').next().unwrap_or(path);
-        if SECRETS.contains(&name) && text.get(span.clone()).is_some() {
+        if let Some(secret) = text.get(span.clone()).filter(|_| SECRETS.contains(&name)) {
             // Line breaks stay, so that the other lines keep their numbers.
-            let stars: String =
-                text[span.clone()].bytes().map(|byte| if byte == b'\n' { '\n' } else { '*' }).collect();
+            let stars: String = secret.bytes().map(|byte| if byte == b'\n' { '\n' } else { '*' }).collect();
             masked.replace_range(span, &stars);
         }
         true

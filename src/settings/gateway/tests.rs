@@ -1,5 +1,3 @@
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
-
 use super::*;
 
 fn read(text: &str) -> Result<Gateway, FileError> {
