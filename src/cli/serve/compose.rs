@@ -38,6 +38,8 @@ pub struct Options {
     pub proxy_from_environment: bool,
     /// How often watched files are looked at.
     pub poll: Duration,
+    /// Within what time the first header of a reply is on its way.
+    pub first_header: Duration,
 }
 
 impl Default for Options {
@@ -47,6 +49,7 @@ impl Default for Options {
             resolver: Resolver::system(),
             proxy_from_environment: true,
             poll: crate::settings::watch::INTERVAL,
+            first_header: server::FIRST_HEADER,
         }
     }
 }
@@ -114,7 +117,7 @@ impl Running {
     /// Opens what is stored, makes certificates where there are none, and serves. No upstream is
     /// asked for anything.
     pub async fn start(settings: &Gateway, options: Options) -> Result<Self, StartError> {
-        let Options { clock, resolver, proxy_from_environment, poll } = options;
+        let Options { clock, resolver, proxy_from_environment, poll, first_header } = options;
         let mut metrics = Metrics::new();
         let policy = policy::load(&settings.policy.file)?;
         let tls = &settings.listen.tls;
@@ -190,7 +193,7 @@ impl Running {
             Admin::new(Arc::new(metrics), move || conditions(&status, &log, &store, &upstreams))
         };
         let limits = limits(settings);
-        let door = Door::new(gate.clone(), puller, manners(settings), clock);
+        let door = Door::new(gate.clone(), puller, manners(settings), first_header, clock);
         let servers = vec![
             tokio::spawn(server::serve_pulls(socket, tls_config, door, limits, stop.clone())),
             tokio::spawn(server::serve_admin(admin_socket, admin.clone(), limits, stop.clone())),
