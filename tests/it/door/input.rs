@@ -1,14 +1,10 @@
 //! Bad input gets a clear error and loses nothing.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use pullgate::oci::Digest;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::{Pair, SPEC_CODES, image};
@@ -17,19 +13,9 @@ use crate::support::gateway::{Form, Gateway};
 
 const APP: &str = "acme/app";
 
-/// A TLS connection on which anything can be written.
-async fn dial(gateway: &Gateway) -> TlsStream<TcpStream> {
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(gateway.ca.as_bytes()).unwrap()).unwrap();
-    let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    let stream = TcpStream::connect(gateway.running.address()).await.unwrap();
-    let name = ServerName::try_from("localhost").unwrap();
-    TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
-}
-
 /// Whatever comes back for these bytes until the gateway closes; a broken connection ends it too.
 async fn say(gateway: &Gateway, bytes: &[u8]) -> String {
-    let mut stream = dial(gateway).await;
+    let mut stream = gateway.dial().await;
     // The gateway may answer and close before everything was written.
     let _ = stream.write_all(bytes).await;
     read(&mut stream).await
@@ -275,7 +261,7 @@ async fn what_is_no_http_ends_the_connection_alone() {
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\xff\xff\xff",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     ] {
-        let mut stream = dial(&pair.gateway).await;
+        let mut stream = pair.gateway.dial().await;
         let _ = stream.write_all(bytes).await;
         let _ = stream.shutdown().await;
         let reply = read(&mut stream).await;
@@ -307,7 +293,7 @@ async fn whoever_is_slow_to_shake_hands_or_to_ask_is_hung_up_on() {
     let mut silent = TcpStream::connect(pair.gateway.running.address()).await.unwrap();
     let mut half = TcpStream::connect(pair.gateway.running.address()).await.unwrap();
     half.write_all(b"\x16\x03\x01\x02\x00\x01").await.unwrap();
-    let mut slow = dial(&pair.gateway).await;
+    let mut slow = pair.gateway.dial().await;
     slow.write_all(b"GET /v2/ HTTP/1.1\r\nHost: local").await.unwrap();
     expect_alive(&pair).await;
     let mut rest = Vec::new();
@@ -322,7 +308,7 @@ async fn whoever_is_slow_to_shake_hands_or_to_ask_is_hung_up_on() {
 async fn connections_beyond_the_limit_wait_for_their_turn() {
     let pair = Pair::with(|site| site.with("limits.connections", 2)).await;
     image(1, 100).push(&pair.hub, APP, "1.0.0");
-    let (first, second) = (dial(&pair.gateway).await, dial(&pair.gateway).await);
+    let (first, second) = (pair.gateway.dial().await, pair.gateway.dial().await);
     let url = pair.gateway.url("/v2/");
     let third = tokio::spawn(pair.gateway.h1.get(url).send());
     drop(first);
@@ -367,7 +353,7 @@ async fn clients_that_leave_at_every_moment_cost_the_next_ones_nothing() {
     let image = image(1, 100);
     let request = b"GET /v2/docker.io/acme/app/manifests/1.0.0 HTTP/1.1\r\nHost: localhost\r\n\r\n";
     for length in 0..=request.len() {
-        let mut stream = dial(&pair.gateway).await;
+        let mut stream = pair.gateway.dial().await;
         stream.write_all(&request[..length]).await.unwrap();
         stream.flush().await.unwrap();
         drop(stream);

@@ -4,7 +4,7 @@ use pullgate::oci::Digest;
 use serde_json::Value;
 
 use super::{POLICY, Pair, image};
-use crate::support::gateway::{Answer, Form, Gateway, Site};
+use crate::support::gateway::{Answer, Form, Gateway, Site, until};
 use crate::support::image::{Fixture, Index};
 use crate::support::registry::Registry;
 
@@ -266,6 +266,7 @@ async fn whether_a_repository_holds_a_layer_is_not_guessed_while_its_upstream_is
     assert_eq!(answer.status, 503);
     assert!(answer.has("retry-after"));
     pair.ghcr.restart();
+    until("the upstream is asked again", async || pair.gateway.get(&layer).await.status == 200).await;
     pair.gateway.get(&layer).await.expect_bytes(image.layer(1));
 }
 
@@ -374,4 +375,29 @@ async fn a_remedy_comes_from_policy_and_cache_and_asks_nobody() {
     let error = pair.gateway.get(&path(Form::Prefix, APP, "manifests/1.0")).await.expect_denied("tag.not_allowed");
     assert!(message(&error).contains("try 1.0.3"), "{}", message(&error));
     assert!(pair.hub.requests().is_empty());
+}
+
+#[tokio::test]
+async fn schema_1_and_layers_that_live_elsewhere_are_refused() {
+    let pair = Pair::start().await;
+    let schema1 = r#"{"schemaVersion":1,"name":"acme/app","tag":"1.0.0","fsLayers":[],"history":[]}"#;
+    pair.hub.push_manifest(APP, Some("1.0.0"), "application/vnd.docker.distribution.manifest.v1+json", schema1);
+    let config = pair.hub.push_blob(APP, "{}").to_string();
+    let foreign = serde_json::json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": config, "size": 2},
+        "layers": [{
+            "mediaType": "application/vnd.oci.image.layer.nondistributable.v1.tar",
+            "digest": config,
+            "size": 2,
+            "urls": ["https://elsewhere.example/layer"],
+        }],
+    });
+    let media_type = "application/vnd.oci.image.manifest.v1+json";
+    pair.hub.push_manifest(APP, Some("1.0.1"), media_type, foreign.to_string());
+    for tag in ["1.0.0", "1.0.1"] {
+        let manifest = path(Form::Prefix, APP, format!("manifests/{tag}"));
+        pair.gateway.get(&manifest).await.expect_denied("media.refused");
+    }
 }

@@ -1,7 +1,7 @@
 //! A gateway of the test's own: its files in a temporary folder, its doors on free ports.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,8 +15,13 @@ use pullgate::clock::Clock;
 use pullgate::oci::Digest;
 use pullgate::upstream::Resolver;
 use reqwest::{Client, Method, Response};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::PATIENCE;
 use super::image::Fixture;
@@ -183,28 +188,57 @@ impl Site {
     }
 
     /// Starts the gateway, or says why it will not start.
-    pub(crate) async fn try_start(self) -> miette::Result<Gateway> {
-        // Whoever comes first installs it; there is one provider only.
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let settings = pullgate::settings::gateway::load(&self.write())?;
-        let running = Running::start(&settings, self.options.clone()).await?;
-        let ca = std::fs::read_to_string(self.path("certs/ca.crt")).unwrap();
-        let (h1, h2) = (super::client::client_http1(&ca), super::client::client(&ca));
-        Ok(Gateway { site: self, running, ca, h1, h2 })
+    pub(crate) async fn try_start(self) -> Result<Gateway, String> {
+        let (running, ca) = self.launch().await?;
+        Ok(self.gateway(running, ca))
     }
 
-    /// Starts the gateway.
+    fn gateway(self, running: Running, ca: String) -> Gateway {
+        let (h1, h2) = (super::client::client_http1(&ca), super::client::client(&ca));
+        Gateway { site: self, running, ca, h1, h2 }
+    }
+
+    async fn launch(&self) -> Result<(Running, String), String> {
+        // Whoever comes first installs it; there is one provider only.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let settings = pullgate::settings::gateway::load(&self.write()).map_err(|error| error.to_string())?;
+        let running = Running::start(&settings, self.options.clone()).await;
+        let running = running.map_err(|error| error.to_string())?;
+        let ca = std::fs::read_to_string(self.path("certs/ca.crt")).unwrap();
+        Ok((running, ca))
+    }
+
+    /// Starts the gateway. Fetches that outlived a gateway on the same folder may hold its lock a while.
     pub(crate) async fn start(self) -> Gateway {
-        match self.try_start().await {
-            Ok(gateway) => gateway,
-            Err(error) => panic!("the gateway does not start: {error:?}"),
-        }
+        let started = tokio::time::timeout(PATIENCE, async {
+            loop {
+                match self.launch().await {
+                    Ok(started) => return started,
+                    Err(error) if error.contains("in use by another pullgate") => {
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                    }
+                    Err(error) => panic!("the gateway does not start: {error}"),
+                }
+            }
+        });
+        let (running, ca) = started.await.expect("the former gateway lets go of the folder");
+        self.gateway(running, ca)
     }
 
     /// Everything on record, repeats and transfers joined, in order.
     pub(crate) async fn events(&self) -> Vec<Value> {
         events(&self.data(), Filter::default()).await
     }
+}
+
+/// A TLS connection to `localhost` at this address, trusting this CA alone.
+pub(crate) async fn dial(address: SocketAddr, ca: &str) -> io::Result<TlsStream<TcpStream>> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap()).unwrap();
+    let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let stream = TcpStream::connect(address).await?;
+    let name = ServerName::try_from("localhost").unwrap();
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await
 }
 
 /// Replaces a file in one step, as editors and Kubernetes do.
@@ -269,6 +303,11 @@ impl Gateway {
     pub(crate) async fn get2(&self, path: &str) -> Answer {
         let url = self.url(path);
         Answer::read(self.h2.request(Method::GET, url).send().await.unwrap()).await
+    }
+
+    /// A TLS connection to the pull listener on which anything can be written.
+    pub(crate) async fn dial(&self) -> TlsStream<TcpStream> {
+        dial(self.running.address(), &self.ca).await.unwrap()
     }
 
     /// GET at the admin listener.
