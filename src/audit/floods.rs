@@ -101,7 +101,8 @@ impl Flood {
 
     fn close(&self, now: i64, new_id: &dyn Fn() -> Ulid) -> Option<Row> {
         let more = std::mem::take(&mut *self.more.lock().unwrap_or_else(PoisonError::into_inner));
-        (more.count > 0).then(|| {
+        let void = self.settled.borrow().as_ref().is_some_and(Result::is_err);
+        (more.count > 0 && !void).then(|| {
             let row = flood_row(new_id(), now, Some(self.id), &self.who, self.code.map(Code::as_str), more);
             row.under(self.id, None)
         })

@@ -195,7 +195,7 @@ impl Log {
     /// `Full` when the log is full and `[audit] on_full = "refuse"`: answer 503.
     pub fn allowed(&self, draft: Draft<'_>) -> Result<Receipt, Error> {
         let inner = &*self.0;
-        let full = inner.shared.full.load(Ordering::Relaxed) || inner.shared.spilling.load(Ordering::Relaxed);
+        let full = inner.shared.full.load(Ordering::Relaxed);
         if full && inner.settings.on_full == OnFull::Refuse {
             return Err(inner.full());
         }

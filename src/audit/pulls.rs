@@ -29,6 +29,8 @@ const SHARDS: usize = 64;
 const SLOT_CAP: usize = 32;
 /// So many clients and repositories a shard; beyond, the one longest idle makes room.
 const SHARD_CAP: usize = 1024;
+/// So many are compared when one has to go.
+const ROOM_SAMPLE: usize = 16;
 
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 struct Key {
@@ -378,12 +380,14 @@ fn note_candidates(slot: &[Arc<Open>], joined: &Arc<Open>, now: i64) {
     joined.ambiguous.store(true, Ordering::Relaxed);
 }
 
-/// Writes out and forgets the client and repository longest idle. One with a reply under way stays:
-/// connections are bounded elsewhere.
+/// Writes out and forgets a client and repository that were long idle: the longest of a few, as
+/// looking at all of them would let whoever fills the map slow everybody down. One with a reply under
+/// way stays: connections are bounded elsewhere.
 fn make_room(shard: &mut Shard, now: i64, new_id: &dyn Fn() -> Ulid, rows: &mut Vec<Row>) {
     let stalest = shard
         .iter()
         .filter(|(_, slot)| slot.iter().all(|open| open.live.load(Ordering::Relaxed) == 0))
+        .take(ROOM_SAMPLE)
         .min_by_key(|(_, slot)| slot.iter().map(|open| open.last.load(Ordering::Relaxed)).max())
         .map(|(key, _)| key.clone());
     if let Some(slot) = stalest.and_then(|key| shard.remove(&key)) {

@@ -97,7 +97,8 @@ impl Fold {
 
     fn take_repeats(&self, now: i64, new_id: &dyn Fn() -> Ulid) -> Option<Row> {
         let count = self.repeats.swap(0, Ordering::Relaxed);
-        if count == 0 {
+        // Whoever waited for a commit that failed is counted elsewhere.
+        if count == 0 || self.is_void() {
             return None;
         }
         let last = self.last.load(Ordering::Relaxed);

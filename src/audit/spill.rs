@@ -35,11 +35,21 @@ impl Reserve {
         reserve
     }
 
-    /// Takes the space again.
-    pub(crate) fn hold(&mut self) {
-        if self.held {
-            return;
+    /// Takes the space again, once there is plenty: what was just let go of is not taken back.
+    pub(crate) fn retake(&mut self) {
+        let free = rustix::fs::statvfs(self.path.parent().unwrap_or(Path::new(".")))
+            .map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+        if !self.held && free >= self.size.saturating_mul(4) {
+            self.hold();
         }
+    }
+
+    /// Whether there is something to let go of.
+    pub(crate) fn is_held(&self) -> bool {
+        self.held
+    }
+
+    fn hold(&mut self) {
         self.held = preallocate(&self.path, self.size).is_ok();
         if !self.held {
             let _ = rustix::fs::unlink(&self.path);

@@ -153,10 +153,7 @@ impl Writer {
             .run(&mut connection)
             .await
             .map_err(|error| failed(error.to_string()))?;
-        let next: i64 = sqlx::query_scalar("SELECT COALESCE(MAX(seq), 0) + 1 FROM event")
-            .fetch_one(&mut connection)
-            .await
-            .map_err(|error| failed(error.to_string()))?;
+        let next = next(&mut connection).await.map_err(|error| failed(error.to_string()))?;
         let size = (max_size / 4).min(1 << 20);
         let reserve = Reserve::take(folder.join("audit.reserve"), size);
         let counters = Counters::open(&folder.join("audit.counters"));
@@ -249,9 +246,15 @@ impl Writer {
             return Ok(());
         }
         let mut outcome = self.insert(awaited, backlog).await;
-        if outcome.as_ref().is_err_and(is_full) && self.reserve.release() {
-            self.shared.full.store(true, Ordering::Relaxed);
+        if outcome.is_err() {
+            // SQLite may have rolled back by itself, which leaves sqlx counting wrongly: start afresh.
+            self.disconnect().await;
+        }
+        if outcome.as_ref().is_err_and(is_full) && self.make_room().await {
             outcome = self.insert(awaited, backlog).await;
+            if outcome.is_err() {
+                self.disconnect().await;
+            }
         }
         match outcome {
             Ok(()) => {
@@ -264,9 +267,6 @@ impl Writer {
                 Ok(())
             }
             Err(error) => {
-                if !matches!(error, sqlx::Error::Database(_)) {
-                    self.connection = None;
-                }
                 let full = is_full(&error);
                 let error = if full {
                     Error::Full { used: self.shared.used.load(Ordering::Relaxed), max: self.max_size }
@@ -281,15 +281,53 @@ impl Writer {
         }
     }
 
+    async fn connected(&mut self) -> Result<&mut SqliteConnection, sqlx::Error> {
+        match &mut self.connection {
+            Some(connection) => Ok(connection),
+            empty => {
+                let mut connection = options(&self.file, self.max_size).connect().await?;
+                // A commit that was reported as failed may have reached the disk all the same.
+                self.next = next(&mut connection).await?;
+                Ok(empty.insert(connection))
+            }
+        }
+    }
+
+    async fn disconnect(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            let _ = connection.close_hard().await;
+        }
+    }
+
+    /// Lets go of the reserve; false if that was done before. On a full disk the write-ahead log is
+    /// worth more than the reserve, once its pages are moved into the database.
+    async fn make_room(&mut self) -> bool {
+        let released = self.reserve.release();
+        self.shared.full.store(true, Ordering::Relaxed);
+        if released && let Ok(connection) = self.connected().await {
+            let _ = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(connection).await;
+        }
+        released
+    }
+
     async fn insert(&mut self, awaited: &[Row], backlog: &[Row]) -> Result<(), sqlx::Error> {
-        let connection = match &mut self.connection {
-            Some(connection) => connection,
-            None => self.connection.insert(options(&self.file, self.max_size).connect().await?),
-        };
-        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+        let mut statements = std::mem::take(&mut self.statements);
+        let outcome = self.insert_with(&mut statements, awaited, backlog).await;
+        self.statements = statements;
+        outcome
+    }
+
+    async fn insert_with(
+        &mut self,
+        statements: &mut [Option<Arc<str>>],
+        awaited: &[Row],
+        backlog: &[Row],
+    ) -> Result<(), sqlx::Error> {
+        self.connected().await?;
         let mut seq = self.next;
+        let mut transaction = self.connected().await?.begin_with("BEGIN IMMEDIATE").await?;
         for rows in awaited.chunks(CHUNK).chain(backlog.chunks(CHUNK)) {
-            let statement = statement(&mut self.statements, rows.len());
+            let statement = statement(statements, rows.len());
             let mut query = sqlx::query(AssertSqlSafe(statement));
             for row in rows {
                 query = query
@@ -339,6 +377,12 @@ impl Writer {
 
     /// Moves what the counters hold into the database, as soon as it takes rows again.
     async fn bring_counts_home(&mut self) {
+        if !self.reserve.is_held()
+            && self.shared.used.load(Ordering::Relaxed) + self.reserve.size() < self.max_size
+        {
+            self.reserve.retake();
+            self.measure().await;
+        }
         let Some(counters) = &self.counters else { return };
         if counters.slots().is_empty() {
             if self.shared.spilling.load(Ordering::Relaxed) && self.probe().await {
@@ -368,7 +412,7 @@ impl Writer {
     }
 
     async fn knows(&mut self, id: Ulid) -> Result<bool, sqlx::Error> {
-        let Some(connection) = &mut self.connection else { return Err(sqlx::Error::PoolClosed) };
+        let connection = self.connected().await?;
         let found: Option<i64> = sqlx::query_scalar("SELECT seq FROM event WHERE id = $1")
             .bind(id.to_string())
             .fetch_optional(connection)
@@ -380,14 +424,13 @@ impl Writer {
     async fn probe(&mut self) -> bool {
         self.measure().await;
         let room = self.shared.used.load(Ordering::Relaxed) + PAGE <= self.max_size;
-        let begun = match &mut self.connection {
-            Some(connection) => connection.begin_with("BEGIN IMMEDIATE").await.map(drop).is_ok(),
-            None => options(&self.file, self.max_size)
-                .connect()
-                .await
-                .map(|connection| self.connection = Some(connection))
-                .is_ok(),
+        let begun = match self.connected().await {
+            Ok(connection) => connection.begin_with("BEGIN IMMEDIATE").await.map(drop).is_ok(),
+            Err(_) => false,
         };
+        if !begun {
+            self.disconnect().await;
+        }
         room && begun
     }
 
@@ -398,11 +441,10 @@ impl Writer {
         let Ok(pages) = pages else { return };
         let used = u64::try_from(pages).unwrap_or(0) * PAGE;
         self.shared.used.store(used, Ordering::Relaxed);
-        let full = used + self.reserve.size() >= self.max_size;
-        if full {
+        if used + self.reserve.size() >= self.max_size {
             self.reserve.release();
         }
-        self.shared.full.store(full, Ordering::Relaxed);
+        self.shared.full.store(!self.reserve.is_held(), Ordering::Relaxed);
     }
 
     fn write_error(&self, error: &sqlx::Error) -> Error {
@@ -418,6 +460,11 @@ impl Writer {
     }
 }
 
+/// The first free place in the order.
+async fn next(connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("SELECT COALESCE(MAX(seq), 0) + 1 FROM event").fetch_one(connection).await
+}
+
 /// The INSERT for so many rows, made once for each number.
 fn statement(made: &mut [Option<Arc<str>>], rows: usize) -> Arc<str> {
     let make = || -> Arc<str> {
@@ -428,7 +475,8 @@ fn statement(made: &mut [Option<Arc<str>>], rows: usize) -> Arc<str> {
                 format!("({})", marks.join(","))
             })
             .collect();
-        format!("INSERT INTO event ({COLUMNS}) VALUES {}", groups.join(",")).into()
+        format!("INSERT INTO event ({COLUMNS}) VALUES {} ON CONFLICT (id) DO NOTHING", groups.join(","))
+            .into()
     };
     match made.get_mut(rows) {
         Some(slot) => Arc::clone(slot.get_or_insert_with(make)),

@@ -1,10 +1,12 @@
 //! The command line: one file a command; arguments, printing and exit codes, no logic of its own.
 
+mod check;
 mod completions;
 mod demo;
 mod health;
 mod init;
 mod log;
+mod policy;
 pub mod serve;
 
 use std::ffi::OsString;
@@ -104,6 +106,9 @@ Examples:
   Start the gateway with config/pullgate.toml and config/policy.toml:
       pullgate serve
 
+  What does the policy say of an image?
+      pullgate check docker.io/library/python:3.11
+
   Read what was blocked in the last hour:
       pullgate log --blocked --since 1h
 
@@ -123,11 +128,13 @@ Logs go to standard error; PULLGATE_LOG=debug shows more. Every key: docs/config
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Check(check::Arguments),
     Completions(completions::Arguments),
     Demo(demo::Arguments),
     Health(health::Arguments),
     Init(init::Arguments),
     Log(log::Arguments),
+    Policy(policy::Arguments),
     Serve(serve::Arguments),
 }
 
@@ -153,11 +160,13 @@ pub fn run(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> 
 
 fn dispatch(command: Command, out: &mut dyn Write) -> Result<Exit, Failure> {
     match command {
+        Command::Check(arguments) => check::run(&arguments, out),
         Command::Completions(arguments) => completions::run(&arguments, out),
         Command::Demo(arguments) => demo::run(&arguments, out),
         Command::Health(arguments) => health::run(&arguments, out),
         Command::Init(arguments) => init::run(&arguments, out),
         Command::Log(arguments) => log::run(&arguments, out),
+        Command::Policy(arguments) => policy::run(&arguments, out),
         Command::Serve(arguments) => serve::run(&arguments, out),
     }
 }

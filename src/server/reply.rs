@@ -260,6 +260,7 @@ mod tests {
         assert_eq!(status(Fault::Invalid("x".into())), 502);
         assert_eq!(status(Fault::Unreachable("x".into())), 503);
         let throttled = fault(&Fault::Throttled { until: None, detail: "x".into() }, &what, now);
-        assert_eq!((throttled.status().as_u16(), throttled.headers()[RETRY_AFTER].to_str()), (429, Ok("60")));
+        assert_eq!(throttled.status().as_u16(), 429);
+        assert_eq!(throttled.headers()[RETRY_AFTER], "60");
     }
 }

@@ -1,181 +1,295 @@
-//! The policy file.
+//! `config/policy.toml`: the rules people write, read strictly.
+//!
+//! The parsed document is walked rather than deserialised: every value keeps its place, so that each
+//! rule knows its line (`policy.toml:41`), every wrong line is shown at once, and a key whose rule
+//! this version does not enforce is refused by name instead of being silently accepted.
 
+mod keys;
+mod reader;
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use serde::Deserialize;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
+use self::keys::{FACTS, HELP, MODES, PIN, REQUIRE, SOURCE, TAGS, TEST, TOP};
+use self::reader::{Fields, Reader};
 use super::diagnostic::{FileError, Problem};
-use crate::oci::{Digest, Reference};
+use crate::oci::{Digest, Name, NameError, Reference, Registry, Tag};
 use crate::policy::{
-    Code, Digests, Given, Help, Leaves, Match, Mode, Modes, Moved, Pattern, Pin, Policy, PolicyTest, Rules,
-    SourceRule, Verdict, Written,
+    Code, Digests, Given, Help, Item, Leaves, Match, Mode, Modes, Moved, Pattern, Pin, Policy, PolicyTest,
+    Rules, SourceRule, Verdict, Written,
 };
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    name: String,
-    revision: String,
-    #[serde(default)]
-    mode: Option<String>,
-    #[serde(default)]
-    unlisted: Vec<String>,
-    #[serde(default)]
-    help: RawHelp,
-    #[serde(default)]
-    require: RawLeaves,
-    #[serde(default)]
-    source: Vec<RawSource>,
-    #[serde(default)]
-    pin: Vec<RawPin>,
-    #[serde(default)]
-    test: Vec<RawTest>,
-}
+/// The file that commands read unless told otherwise.
+pub const DEFAULT_PATH: &str = "config/policy.toml";
 
-#[derive(Default, Deserialize)]
-struct RawHelp {
-    contact: Option<String>,
-    url: Option<String>,
-}
+/// The most characters of `help.contact`: the message it stands in has 300.
+const CONTACT_MAX: usize = 60;
+/// The most characters of `help.url`.
+const URL_MAX: usize = 120;
+/// The most characters of a name, revision or id.
+const WORD_MAX: usize = 64;
 
-#[derive(Default, Deserialize)]
-struct RawTags {
-    allow: Option<Vec<String>>,
-    deny: Option<Vec<String>>,
-    moved: Option<String>,
-}
-
-#[derive(Default, Deserialize)]
-struct RawLeaves {
-    #[serde(default)]
-    tags: RawTags,
-    digests: Option<String>,
-    mode: Option<String>,
-    clients: Option<Vec<String>>,
-    #[serde(default)]
-    modes: std::collections::BTreeMap<String, String>,
-}
-
-#[derive(Deserialize)]
-struct RawSource {
-    id: String,
-    #[serde(rename = "match")]
-    pattern: String,
-    #[serde(default)]
-    tags: RawTags,
-    digests: Option<String>,
-    mode: Option<String>,
-    clients: Option<Vec<String>>,
-    #[serde(default)]
-    modes: std::collections::BTreeMap<String, String>,
-}
-
-#[derive(Deserialize)]
-struct RawPin {
-    image: String,
-    digest: Digest,
-}
-
-#[derive(Deserialize)]
-struct RawTest {
-    pull: String,
-    expect: String,
-    #[serde(default)]
-    because: Vec<String>,
-}
-
-/// Reads a policy file.
+/// Reads and checks a policy file.
 pub fn load(path: &Path) -> Result<Policy, FileError> {
-    let text = std::fs::read_to_string(path).map_err(|error| FileError::unreadable(path, error))?;
-    parse(&text).map_err(|message| FileError::invalid(path, &text, vec![Problem::new(None, message)]))
-}
-
-fn written<T>(value: T) -> Written<T> {
-    Written { value, at: "policy.toml".into() }
-}
-
-fn mode(word: &str) -> Result<Mode, String> {
-    Mode::ALL.into_iter().find(|mode| mode.as_str() == word).ok_or_else(|| format!("no mode {word}"))
-}
-
-fn leaves(raw: RawLeaves) -> Result<Leaves, String> {
-    let patterns = |list: Option<Vec<String>>| -> Result<Option<Written<Vec<Pattern>>>, String> {
-        let Some(list) = list else { return Ok(None) };
-        Ok(Some(written(list.iter().map(|text| Pattern::parse(text)).collect::<Result<_, _>>()?)))
-    };
-    let mut modes = Modes::default();
-    for (key, word) in &raw.modes {
-        let mode = Some(mode(word)?);
-        match key.as_str() {
-            "digest" => modes.digest = mode,
-            "media" => modes.media = mode,
-            "tag" => modes.tag = mode,
-            "tag.moved" => modes.tag_moved = mode,
-            _ => return Err(format!("no check {key}")),
+    let bytes = std::fs::read(path).map_err(|error| FileError::unreadable(path, error))?;
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => parse(path, text),
+        Err(error) => {
+            let error = std::io::Error::new(std::io::ErrorKind::InvalidData, error);
+            Err(FileError::unreadable(path, error))
         }
     }
-    Ok(Leaves {
-        allow: patterns(raw.tags.allow)?,
-        deny: patterns(raw.tags.deny)?,
-        clients: raw.clients.map(|list| written(list.into_iter().map(Arc::from).collect())),
-        digests: raw
-            .digests
-            .map(|word| Digests::ALL.into_iter().find(|d| d.as_str() == word).ok_or("digests"))
-            .transpose()?
-            .map(written),
-        mode: raw.mode.as_deref().map(mode).transpose()?,
-        modes,
-        moved: raw
-            .tags
-            .moved
-            .map(|word| Moved::ALL.into_iter().find(|d| d.as_str() == word).ok_or("moved"))
-            .transpose()?
-            .map(written),
+}
+
+/// Reads and checks a policy; `path` is what errors and traces call it.
+pub fn parse(path: &Path, text: &str) -> Result<Policy, FileError> {
+    let file = path.file_name().map_or_else(|| "policy.toml".into(), |name| name.to_string_lossy());
+    let mut reader = Reader::new(&file, text);
+    let document = DeTable::parse(text)
+        .map_err(|error| FileError::invalid(path, text, vec![Problem::from_toml(&error)]))?;
+    let read = reader.rules(document.get_ref(), Digest::sha256(text.as_bytes()));
+    let problems = std::mem::take(&mut reader.problems);
+    let read = match read {
+        Some(read) if problems.is_empty() => read,
+        _ => return Err(FileError::invalid(path, text, problems)),
+    };
+    let Places { sources, pins } = read.places;
+    Policy::new(read.rules).map_err(|invalid| {
+        let span = match invalid.item {
+            Item::Pin(at) => pins.get(at),
+            Item::Source(at) => sources.get(at),
+        };
+        FileError::invalid(path, text, vec![Problem::new(span.cloned(), invalid.message).help(invalid.help)])
     })
 }
 
-fn parse(text: &str) -> Result<Policy, String> {
-    let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
-    let source = |raw: RawSource| -> Result<SourceRule, String> {
-        let RawSource { id, pattern, tags, digests, mode, clients, modes } = raw;
-        Ok(SourceRule {
-            id: id.into(),
-            pattern: Match::parse(&pattern)?,
-            leaves: leaves(RawLeaves { tags, digests, mode, clients, modes })?,
-            at: "policy.toml".into(),
-        })
-    };
-    let pin = |raw: RawPin| -> Result<Pin, String> {
-        let reference: Reference = raw.image.parse().map_err(|e: crate::oci::NameError| e.to_string())?;
-        Ok(Pin { name: reference.name, tag: reference.tag, digest: raw.digest, at: "policy.toml".into() })
-    };
-    let test = |raw: RawTest| -> Result<PolicyTest, String> {
-        Ok(PolicyTest {
-            pull: raw.pull.parse().map_err(|e: crate::oci::NameError| e.to_string())?,
-            expect: if raw.expect == "deny" { Verdict::Deny } else { Verdict::Allow },
-            because: raw.because.iter().filter_map(|word| Code::parse(word)).collect(),
-            facts: Given::default(),
-            client: None,
-            time: None,
-            at: "policy.toml".into(),
-        })
-    };
-    let rules = Rules {
-        name: file.name.into(),
-        revision: file.revision.into(),
-        sha256: Digest::sha256(text.as_bytes()),
-        mode: file.mode.as_deref().map(mode).transpose()?.unwrap_or_default(),
-        unlisted: file
-            .unlisted
-            .iter()
-            .map(|r| r.parse().map_err(|e: crate::oci::NameError| e.to_string()))
-            .collect::<Result<_, _>>()?,
-        help: Help { contact: file.help.contact, url: file.help.url },
-        require: leaves(file.require)?,
-        sources: file.source.into_iter().map(source).collect::<Result<_, _>>()?,
-        pins: file.pin.into_iter().map(pin).collect::<Result<_, _>>()?,
-        tests: file.test.into_iter().map(test).collect::<Result<_, _>>()?,
-    };
-    Policy::new(rules).map_err(|invalid| invalid.to_string())
+/// Where the items of the file are, for what only the whole can tell.
+#[derive(Default)]
+struct Places {
+    sources: Vec<Range<usize>>,
+    pins: Vec<Range<usize>>,
 }
+
+struct Read {
+    rules: Rules,
+    places: Places,
+}
+
+fn name_error(error: NameError) -> String {
+    error.to_string()
+}
+
+fn registry(text: &str) -> Result<Registry, String> {
+    text.parse().map_err(name_error)
+}
+
+fn tag(text: &str) -> Result<Tag, String> {
+    text.parse().map_err(name_error)
+}
+
+fn digest(text: &str) -> Result<Digest, String> {
+    text.parse().map_err(|error: crate::oci::DigestError| error.to_string())
+}
+
+fn reference(text: &str) -> Result<Reference, String> {
+    text.parse().map_err(name_error)
+}
+
+/// An image as a pin names it; without a written tag the pin admits the digest alone.
+fn pinned(text: &str) -> Result<(Name, Option<Tag>), String> {
+    let reference = reference(text)?;
+    if reference.digest.is_some() {
+        return Err("the image of a pin is named without its digest; that is the key `digest`".to_owned());
+    }
+    let written = text.rsplit('/').next().unwrap_or(text).contains(':');
+    Ok((reference.name, reference.tag.filter(|_| written)))
+}
+
+fn word(text: &str) -> Result<Arc<str>, String> {
+    let sound = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    if (1..=WORD_MAX).contains(&text.len()) && text.bytes().all(sound) {
+        Ok(text.into())
+    } else {
+        Err(format!("{text:?} does not fit: 1 to {WORD_MAX} letters, digits, . _ or -"))
+    }
+}
+
+fn printable(text: &str, max: usize) -> Result<String, String> {
+    if text.trim().is_empty() || text.chars().any(char::is_control) {
+        return Err("expected printable text".to_owned());
+    }
+    match text.chars().count() {
+        length if length > max => {
+            Err(format!("{length} characters are too many; at most {max} fit a refusal"))
+        }
+        _ => Ok(text.to_owned()),
+    }
+}
+
+fn label(text: &str) -> Result<Arc<str>, String> {
+    printable(text, WORD_MAX).map(Into::into)
+}
+
+fn link(text: &str) -> Result<String, String> {
+    let url = printable(text, URL_MAX)?;
+    let web = url.starts_with("https://") || url.starts_with("http://");
+    if web && !url.contains(char::is_whitespace) {
+        Ok(url)
+    } else {
+        Err(format!("{text:?} is no web address; expected https://…, {{id}} stands for the decision's id"))
+    }
+}
+
+/// A code in force; one of a later version is named as such.
+fn code(text: &str) -> Result<Code, String> {
+    if let Some(code) = Code::parse(text) {
+        return Ok(code);
+    }
+    if keys::LATER_CODES.contains(&text) {
+        return Err(keys::not_enforced(text));
+    }
+    let near = super::diagnostic::nearest(text, Code::ALL.iter().map(|code| code.as_str()));
+    Err(near.map_or_else(
+        || format!("{text:?} is no reason code"),
+        |near| format!("{text:?} is no reason code; did you mean {near:?}?"),
+    ))
+}
+
+impl Reader<'_> {
+    fn rules(&mut self, document: &DeTable<'_>, sha256: Digest) -> Option<Read> {
+        let top = self.fields(document, 0..0, &TOP);
+        let name = self.required(&top, "name", label);
+        let revision = self.required(&top, "revision", label);
+        let mode = self.choice(&top, "mode", &Mode::ALL, Mode::as_str).unwrap_or_default();
+        let unlisted = self.list(&top, "unlisted", registry).unwrap_or_default();
+        let help = self.table(&top, "help", &HELP).map(|fields| Help {
+            contact: self.text(&fields, "contact", |text| printable(text, CONTACT_MAX)),
+            url: self.text(&fields, "url", link),
+        });
+        let require = self.table(&top, "require", &REQUIRE).map(|fields| self.leaves(&fields));
+        let mut places = Places::default();
+        let mut sources = Vec::new();
+        for (fields, span) in self.tables(&top, "source", &SOURCE) {
+            sources.extend(self.source(&fields, &span));
+            places.sources.push(span);
+        }
+        let mut pins = Vec::new();
+        for (fields, span) in self.tables(&top, "pin", &PIN) {
+            pins.extend(self.pin(&fields, &span));
+            places.pins.push(span);
+        }
+        let mut tests = Vec::new();
+        for (fields, span) in self.tables(&top, "test", &TEST) {
+            tests.extend(self.test(&fields, &span));
+        }
+        let rules = Rules {
+            name: name?,
+            revision: revision?,
+            sha256,
+            mode,
+            unlisted,
+            help: help.unwrap_or_default(),
+            require: require.unwrap_or_default(),
+            sources,
+            pins,
+            tests,
+        };
+        Some(Read { rules, places })
+    }
+
+    fn source(&mut self, fields: &Fields<'_>, span: &Range<usize>) -> Option<SourceRule> {
+        let id = self.required(fields, "id", word);
+        let pattern = self.required(fields, "match", Match::parse);
+        let leaves = self.leaves(fields);
+        Some(SourceRule { id: id?, pattern: pattern?, leaves, at: self.at(span) })
+    }
+
+    fn leaves(&mut self, fields: &Fields<'_>) -> Leaves {
+        let tags = self.table(fields, "tags", &TAGS);
+        let modes = self.table(fields, "modes", &MODES);
+        let mut leaves = Leaves {
+            clients: self.written_list(fields, "clients", label),
+            digests: self.written_choice(fields, "digests", &Digests::ALL, Digests::as_str),
+            mode: self.choice(fields, "mode", &Mode::ALL, Mode::as_str),
+            ..Leaves::default()
+        };
+        if let Some(tags) = tags {
+            leaves.allow = self.written_list(&tags, "allow", Pattern::parse);
+            leaves.deny = self.written_list(&tags, "deny", Pattern::parse);
+            leaves.moved = self.written_choice(&tags, "moved", &Moved::ALL, Moved::as_str);
+        }
+        if let Some(modes) = modes {
+            let mut mode = |key| self.choice(&modes, key, &Mode::ALL, Mode::as_str);
+            leaves.modes = Modes {
+                digest: mode("digest"),
+                media: mode("media"),
+                tag: mode("tag"),
+                tag_moved: mode("tag.moved"),
+            };
+        }
+        leaves
+    }
+
+    fn pin(&mut self, fields: &Fields<'_>, span: &Range<usize>) -> Option<Pin> {
+        let image = self.required(fields, "image", pinned);
+        let digest = self.required(fields, "digest", digest);
+        let (name, tag) = image?;
+        Some(Pin { name, tag, digest: digest?, at: self.at(span) })
+    }
+
+    fn test(&mut self, fields: &Fields<'_>, span: &Range<usize>) -> Option<PolicyTest> {
+        const VERDICTS: [Verdict; 4] = [Verdict::Allow, Verdict::Deny, Verdict::Hold, Verdict::Warn];
+        let pull = self.required(fields, "pull", reference);
+        let expect = self.choice(fields, "expect", &VERDICTS, Verdict::as_str);
+        if fields.value("expect").is_none() {
+            self.missing(fields, "expect");
+        }
+        let because = self.list(fields, "because", code).unwrap_or_default();
+        let facts = self.table(fields, "facts", &FACTS).map(|facts| Given {
+            digest: self.text(&facts, "digest", digest),
+            locked: self.text(&facts, "locked", digest),
+            tags: self.list(&facts, "tags", tag).unwrap_or_default(),
+        });
+        let client = self.text(fields, "client", label);
+        let time = self.time(fields, "at");
+        Some(PolicyTest {
+            pull: pull?,
+            expect: expect?,
+            because,
+            facts: facts.unwrap_or_default(),
+            client,
+            time,
+            at: self.at(span),
+        })
+    }
+
+    fn written_list<T>(
+        &mut self,
+        fields: &Fields<'_>,
+        key: &str,
+        read: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<Written<Vec<T>>> {
+        let value = self.list(fields, key, read)?;
+        Some(Written { value, at: self.at_of(fields, key) })
+    }
+
+    fn written_choice<T: Copy>(
+        &mut self,
+        fields: &Fields<'_>,
+        key: &str,
+        choices: &[T],
+        word: impl Fn(T) -> &'static str,
+    ) -> Option<Written<T>> {
+        let value = self.choice(fields, key, choices, word)?;
+        Some(Written { value, at: self.at_of(fields, key) })
+    }
+}
+
+/// A value with its place.
+type Value<'t> = Spanned<DeValue<'t>>;

@@ -163,21 +163,27 @@ async fn an_ipv6_network_is_one_flooder_whatever_addresses_it_takes() {
     assert_eq!(flood.number(&["count"]), Some(440));
 }
 
-#[tokio::test]
-async fn folds_are_bounded_whoever_asks_and_the_counts_of_those_that_go_are_written() {
-    let fixture = Fixture::new().await;
-    let judged = refusal("docker.io/library/python:3.11");
-    for number in 0..10_000_u32 {
+#[test]
+fn folds_are_bounded_whoever_asks_and_the_counts_of_those_that_go_are_written() {
+    let (folds, judged) = (refusals::Refusals::new(), refusal("docker.io/library/python:3.11"));
+    let new_id = || Ulid::from_parts(0, 1);
+    let (done, settled) = tokio::sync::watch::channel(Some(Ok(())));
+    let mut written = 0;
+    for number in 0..20_000_u32 {
         let client = caller(&std::net::Ipv4Addr::from_bits(0x0a00_0000 + number).to_string());
-        fixture.refuse(&client, &judged).await;
-        fixture.refuse(&client, &judged).await;
+        let key = refusals::Key::of(&draft(&client, &judged, "GET"));
+        let now = i64::from(number);
+        let admit = || Ok::<_, ()>(refusals::Fold::new(new_id(), new_id(), now, settled.clone()));
+        match folds.open(key.clone(), now, &new_id, admit) {
+            refusals::Opened::New(_, rows) => written += rows.len(),
+            _ => panic!("every client is new"),
+        }
+        assert!(folds.meet(&key, now).is_some());
     }
-    let status = fixture.log.status();
-    assert!(status.folds <= 16 * 512, "{}", status.folds);
-    fixture.log.flush().await.unwrap();
-    let entries = fixture.entries().await;
-    let counted: u64 = entries.iter().map(|entry| entry.number(&["count"]).unwrap()).sum();
-    assert_eq!(counted, 20_000);
+    assert!(folds.len() <= 16 * 512, "{}", folds.len());
+    written += folds.tick(20_000, true, &new_id).len();
+    assert_eq!(written, 20_000, "each was met once more, and each count was written");
+    drop(done);
 }
 
 #[tokio::test]
@@ -314,4 +320,48 @@ async fn closing_writes_what_is_still_in_memory() {
     let entries = fixture.entries().await;
     assert_eq!(entries[0].number(&["count"]), Some(2));
     assert_eq!(entries[1].number(&["bytes"]), Some(5));
+}
+
+#[tokio::test]
+async fn a_part_that_was_judged_otherwise_is_a_decision_of_its_own_within_the_pull() {
+    let fixture = Fixture::new().await;
+    let client = caller("10.0.0.1");
+    let pull = fixture.allow(&client, &tag("docker.io/library/python:3.11.9", "index"), "HEAD").pull_id();
+    let part = by_digest("docker.io/library/python", "manifest", &["index"]);
+    let reasons =
+        vec![Reason { code: Code::MediaRefused, text: "schema 1 is not accepted".to_owned(), remedy: None }];
+    let softened = Judgement { verdict: Verdict::Warn, enforced: false, reasons, ..part.judgement().clone() };
+    let receipt = fixture.allow(&client, &Judged::new(softened), "GET");
+    assert_eq!(receipt.pull_id(), pull);
+    assert_ne!(receipt.id(), pull);
+    drop(receipt);
+    fixture.log.flush().await.unwrap();
+    let entries = fixture.entries().await;
+    let verdicts: Vec<_> = entries.iter().map(|entry| entry.text(&["verdict"]).unwrap()).collect();
+    assert_eq!(verdicts, ["allow", "warn"]);
+    assert_eq!(entries[1].event["enforced"], false);
+    assert!(entries.iter().all(|entry| entry.text(&["pull_id"]) == Some(&*pull.to_string())));
+}
+
+#[test]
+fn open_pulls_are_bounded_whoever_asks_and_what_those_that_go_moved_is_written() {
+    let (pulls, clock) = (pulls::Pulls::new(), Clock::manual(Timestamp::UNIX_EPOCH));
+    let (mut opened, mut written) = (0, 0);
+    let mut pull = |client: &Caller, image: &Arc<Judged>| {
+        let now = clock.now().as_millisecond();
+        let met = pulls.meet(&draft(client, image, "GET"), now, false, &|| Ulid::from_parts(0, 1));
+        Receipt::new(met.open, clock.clone()).served(1);
+        opened += 1;
+        written += met.rows.len();
+    };
+    let image = tag("docker.io/library/python:3.11.9", "index");
+    for number in 0..100_000_u32 {
+        pull(&caller(&std::net::Ipv4Addr::from_bits(0x0a00_0000 + number).to_string()), &image);
+    }
+    let client = caller("10.255.0.1");
+    for number in 0..100 {
+        pull(&client, &tag(&format!("docker.io/library/python:3.11.{number}"), &format!("index {number}")));
+    }
+    assert!(pulls.len() <= 64 * 1024 + 32, "{}", pulls.len());
+    assert_eq!(pulls.len() + written, opened, "whatever made room was written");
 }

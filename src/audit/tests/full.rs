@@ -127,3 +127,59 @@ async fn a_folder_that_is_not_there_and_a_quota_that_cannot_work_are_said_clearl
     let nothing = query(folder.path(), Filter::default()).await.unwrap_err().to_string();
     assert!(nothing.contains("no audit log") && nothing.contains("serve"), "{nothing}");
 }
+
+/// `PULLGATE_TEST_SMALL_DISK` names a folder on a file system of a few MiB, such as a tmpfs.
+#[tokio::test]
+async fn a_disk_that_is_really_full_is_survived_like_a_quota() {
+    let Some(disk) = std::env::var_os("PULLGATE_TEST_SMALL_DISK") else { return };
+    let folder = tempfile::tempdir_in(disk).unwrap();
+    let clock = Clock::manual("2026-11-01T10:00:00Z".parse().unwrap());
+    let log = Log::open(settings(folder.path()), clock.clone()).await.unwrap();
+    let fixture = Fixture { folder, clock, log };
+    let written = fill(&fixture).await;
+    assert!(
+        matches!(fixture.log.status().last_error, Some(Error::Full { .. })),
+        "{:?}",
+        fixture.log.status()
+    );
+    let counted = fixture.refuse(&caller("10.8.8.8"), &refusal("docker.io/library/a:1")).await;
+    let Fixture { folder, clock, log } = fixture;
+    log.close().await;
+    drop(log);
+    let roomy = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(folder.path()).unwrap() {
+        let file = file.unwrap().path();
+        std::fs::copy(&file, roomy.path().join(file.file_name().unwrap())).unwrap();
+    }
+    let log = Log::open(settings(roomy.path()), clock).await.unwrap();
+    assert!(log.reader().find(&counted.id).await.unwrap().is_some());
+    log.close().await;
+    assert!(read(roomy.path(), Filter::default()).await.len() >= written);
+}
+
+#[tokio::test]
+async fn what_could_not_be_written_while_the_database_was_locked_is_written_after() {
+    let fixture = Fixture::new().await;
+    let file = fixture.folder.path().join(FILE);
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&file);
+    let mut other = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
+    let image = tag("docker.io/library/python:3.11.9", "index");
+    let mut receipt = fixture.allow(&caller("10.0.0.1"), &image, "GET");
+    receipt.served(9);
+    drop(receipt);
+    assert!(matches!(fixture.log.flush().await, Err(Error::Write { .. })));
+    let drift = Event::Drift {
+        name: "docker.io/library/python".parse().unwrap(),
+        tag: "3.11.9".parse().unwrap(),
+        locked: digest("old"),
+        current: None,
+    };
+    assert!(matches!(fixture.log.record(drift).await, Err(Error::Write { .. })), "the caller keeps it");
+    sqlx::query("ROLLBACK").execute(&mut other).await.unwrap();
+    fixture.log.tick().await.unwrap();
+    let entries = fixture.entries().await;
+    assert_eq!(entries.len(), 1);
+    assert_eq!(entries[0].number(&["bytes"]), Some(9));
+    assert_eq!(fixture.log.status().unrecorded, 0);
+}
