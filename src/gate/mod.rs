@@ -202,7 +202,9 @@ impl Gate {
                     return Ok(Pass { permit, receipt });
                 }
                 Outcome::Refuse(refusal) => {
-                    return Err(self.refuse(caller, Some(ask), &refusal, verdict, trace, http, &rules).await);
+                    return Err(self
+                        .refuse(caller, Some((ask, &facts)), &refusal, verdict, trace, http, &rules)
+                        .await);
                 }
             }
         }
@@ -268,7 +270,7 @@ impl Gate {
     async fn refuse(
         &self,
         caller: &Caller,
-        ask: Option<&Ask>,
+        asked: Option<(&Ask, &Facts)>,
         refusal: &Refusal,
         verdict: Verdict,
         trace: Arc<Trace>,
@@ -278,9 +280,10 @@ impl Gate {
         let inner = &self.0;
         let status = refused::status(refusal);
         let http = Http { status: Some(status), ..http };
-        let image = ask.map_or_else(|| audit::Image::unreadable(http.path), audit::Image::asked);
+        let image =
+            asked.map_or_else(|| audit::Image::unreadable(http.path), |(ask, facts)| image(ask, facts));
         let reference = image.reference.clone();
-        let remedy = self.remedy(caller, ask, rules).await;
+        let remedy = self.remedy(caller, asked.map(|(ask, _)| ask), rules).await;
         let judged = Judged::new(Judgement {
             verdict,
             enforced: true,
@@ -335,10 +338,7 @@ fn judgement(
     permit: &Permit,
     facts: &Facts,
 ) -> Judgement {
-    let mut image = audit::Image::asked(ask);
-    if let Known::Is(roots) = &facts.roots {
-        image.roots = roots.roots.iter().map(|root| root.digest).collect();
-    }
+    let mut image = image(ask, facts);
     match permit.target() {
         Target::Blob { digest, size } => {
             image.digest = Some(*digest);
@@ -363,4 +363,13 @@ fn judgement(
         trace,
         image,
     }
+}
+
+/// What is asked for, and what leads to it: that joins a child's request to the pull of its index.
+fn image(ask: &Ask, facts: &Facts) -> audit::Image {
+    let mut image = audit::Image::asked(ask);
+    if let Known::Is(roots) = &facts.roots {
+        image.roots = roots.roots.iter().map(|root| root.digest).collect();
+    }
+    image
 }

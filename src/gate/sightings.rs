@@ -48,7 +48,7 @@ async fn record_drift(moved: &Moved, catalog: &Catalog, log: &Log) {
             }
         }
         Err(error) => {
-            tracing::error!(%error, "a drift could not be recorded; it is tried again at the next start")
+            tracing::error!(%error, "a drift could not be recorded; it is tried again at the next start");
         }
     }
 }

@@ -49,6 +49,9 @@ pub enum Sighting {
     Moved(Moved),
 }
 
+/// A list, and when the upstream gave it.
+type Held<T> = (jiff::Timestamp, Arc<T>);
+
 /// How many children of indexes are fetched to find out which of them contains a blob.
 const EXPAND_MAX: usize = 64;
 /// How many sightings may wait to be recorded; drifts beyond that are found in the catalog again.
@@ -74,8 +77,8 @@ struct Inner {
     /// Children that could not be fetched to look inside, so that each is tried once in a while only.
     barren: Memory<(Name, Digest), ()>,
     /// Lists as last fetched, with when.
-    listed: Memory<Name, (jiff::Timestamp, Arc<Vec<Tag>>)>,
-    referred: Memory<(Name, Digest), (jiff::Timestamp, Arc<Vec<Descriptor>>)>,
+    listed: Memory<Name, Held<Vec<Tag>>>,
+    referred: Memory<(Name, Digest), Held<Vec<Descriptor>>>,
     /// When a locked tag was last asked about in the background.
     refreshed: Memory<(Name, Tag), jiff::Timestamp>,
 }
