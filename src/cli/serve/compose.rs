@@ -109,8 +109,10 @@ pub struct Running {
     admin: Admin,
     reloading: Reloading,
     stop: CancellationToken,
-    servers: Vec<JoinHandle<()>>,
-    keepers: Vec<JoinHandle<()>>,
+    end: CancellationToken,
+    pulls: JoinHandle<()>,
+    health: JoinHandle<()>,
+    keeper: JoinHandle<()>,
 }
 
 impl Running {
@@ -194,12 +196,12 @@ impl Running {
         };
         let limits = limits(settings);
         let door = Door::new(gate.clone(), puller, manners(settings), first_header, clock);
-        let servers = vec![
-            tokio::spawn(server::serve_pulls(socket, tls_config, door, limits, stop.clone())),
-            tokio::spawn(server::serve_admin(admin_socket, admin.clone(), limits, stop.clone())),
-        ];
-        let keepers = vec![tokio::spawn(gate::record_sightings(sightings, catalog, log.clone()))];
-        Ok(Self { address, admin_address, gate, log, admin, reloading, stop, servers, keepers })
+        let end = CancellationToken::new();
+        let pulls = tokio::spawn(server::serve_pulls(socket, tls_config, door, limits, stop.clone()));
+        // Load balancers must be able to ask while the pulls are drained.
+        let health = tokio::spawn(server::serve_admin(admin_socket, admin.clone(), limits, end.clone()));
+        let keeper = tokio::spawn(gate::record_sightings(sightings, catalog, log.clone(), end.clone()));
+        Ok(Self { address, admin_address, gate, log, admin, reloading, stop, end, pulls, health, keeper })
     }
 
     /// Where pulls are served.
@@ -229,15 +231,13 @@ impl Running {
     }
 
     /// Says no to load balancers, finishes the replies under way, closes the record.
-    pub async fn stop(mut self) {
+    pub async fn stop(self) {
         self.admin.drain();
         self.stop.cancel();
-        for server in self.servers.drain(..) {
-            let _ = server.await;
-        }
-        for keeper in self.keepers.drain(..) {
-            keeper.abort();
-        }
+        let _ = self.pulls.await;
+        self.end.cancel();
+        let _ = self.health.await;
+        let _ = self.keeper.await;
         self.log.close().await;
     }
 }

@@ -196,9 +196,12 @@ async fn a_drain_lets_a_slow_download_finish_and_takes_nobody_new() {
     let idle = KeptAlive::to(&pair.gateway).await;
     let mut body = bytes::BytesMut::new();
     body.extend_from_slice(&reply.chunk().await.unwrap().unwrap());
-    let address = pair.gateway.running.address();
+    let (address, admin) = (pair.gateway.running.address(), pair.gateway.running.admin_address());
     let stopping = tokio::spawn(pair.gateway.stop());
     until("nobody new is taken", async || TcpStream::connect(address).await.is_err()).await;
+    let ready = reqwest::Client::builder().no_proxy().build().unwrap();
+    let ready = ready.get(format!("http://{admin}/readyz")).send().await.unwrap();
+    assert_eq!(ready.status(), 503, "load balancers are told");
     assert!(!stopping.is_finished());
     gate.open();
     while let Some(piece) = reply.chunk().await.expect("the download goes on") {
