@@ -66,7 +66,8 @@ async fn twenty_clients_of_one_cold_blob_cause_one_upstream_get() {
             let (client, url) = (pair.gateway.h1.clone(), pair.gateway.url(&path));
             tokio::spawn(async move {
                 let request = client.get(url);
-                let request = if number == 0 { request.header("range", "bytes=1000000-1999999") } else { request };
+                let request =
+                    if number == 0 { request.header("range", "bytes=1000000-1999999") } else { request };
                 request.send().await.unwrap()
             })
         })
@@ -220,7 +221,12 @@ async fn a_blob_of_another_length_than_its_manifest_says_is_never_served() {
         let digest = Digest::sha256(layer).to_string();
         pair.hub.on("GET", &digest).always(fault);
         let answer = pair.gateway.get(&blob_path(layer)).await;
-        assert!(!is_whole(&answer) || answer.body == *layer, "{seed}: {} {:?}", answer.status, answer.headers);
+        assert!(
+            !is_whole(&answer) || answer.body == *layer,
+            "{seed}: {} {:?}",
+            answer.status,
+            answer.headers
+        );
         pair.hub.clear_faults();
         pair.gateway.get(&blob_path(layer)).await.expect_bytes(layer);
     }
@@ -240,7 +246,9 @@ async fn a_manifest_that_lies_about_a_blobs_size_gets_nobody_the_blob() {
     let image = image(15, 100_000);
     image.push(&pair.hub, APP, None);
     for (tag, size) in [("1.0.1", "100001"), ("1.0.2", "99999"), ("1.0.3", "5")] {
-        let lie = String::from_utf8(image.manifest.to_vec()).unwrap().replace("\"size\":100000", &format!("\"size\":{size}"));
+        let lie = String::from_utf8(image.manifest.to_vec())
+            .unwrap()
+            .replace("\"size\":100000", &format!("\"size\":{size}"));
         pair.hub.push_manifest(APP, Some(tag), image.media_type, lie);
     }
     pair.gateway.get(&path("manifests/1.0.1")).await;
@@ -499,7 +507,9 @@ async fn an_upstream_that_cannot_be_reached_is_503() {
     let image = image(37, 100);
     image.push(&pair.hub, APP, "1.0.0");
     pair.hub.stop().await;
-    for rest in ["manifests/1.0.0".to_owned(), format!("manifests/{}", image.digest()), "tags/list".to_owned()] {
+    for rest in
+        ["manifests/1.0.0".to_owned(), format!("manifests/{}", image.digest()), "tags/list".to_owned()]
+    {
         let answer = pair.gateway.get(&path(rest)).await;
         answer.expect_error(503, "TOOMANYREQUESTS");
         assert!(retry_after(&answer) >= 1);
@@ -683,7 +693,8 @@ async fn the_first_header_comes_within_its_time_though_the_upstream_hangs() {
         pair.hub.stop().await;
         pair.hub.clear_faults();
         pair.hub.restart();
-        until("the upstream is asked again", async || pair.gateway.get(&path(&rest)).await.status == 200).await;
+        until("the upstream is asked again", async || pair.gateway.get(&path(&rest)).await.status == 200)
+            .await;
     }
     pair.gateway.pull(Form::Ns, "docker.io", APP, "1.0.2", &blobs).await;
     assert_eq!(pair.gateway.blocked().await, [Value::Null; 0]);

@@ -164,7 +164,12 @@ async fn no_kill_loses_an_answered_refusal_or_leaves_a_wrong_byte() {
     let answered = answered.lock().unwrap().clone();
     assert!(answered.len() > 100, "the kills came too early to show anything: {}", answered.len());
     let lost: Vec<_> = answered.difference(&recorded).collect();
-    assert!(lost.is_empty(), "{} of {} answered refusals are not on record: {lost:?}", lost.len(), answered.len());
+    assert!(
+        lost.is_empty(),
+        "{} of {} answered refusals are not on record: {lost:?}",
+        lost.len(),
+        answered.len()
+    );
 
     // The command reads the same record, beside the running gateway.
     let mut command = Command::new(env!("CARGO_BIN_EXE_pullgate"));
@@ -174,7 +179,9 @@ async fn no_kill_loses_an_answered_refusal_or_leaves_a_wrong_byte() {
     let printed: BTreeSet<String> = String::from_utf8(output.stdout)
         .unwrap()
         .lines()
-        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["id"].as_str().unwrap().to_owned())
+        .map(|line| {
+            serde_json::from_str::<serde_json::Value>(line).unwrap()["id"].as_str().unwrap().to_owned()
+        })
         .collect();
     assert!(answered.is_subset(&printed));
     process.kill().await;

@@ -35,7 +35,10 @@ async fn ask(gateway: &Gateway, method: &str, target: &str) -> (u16, String) {
 
 fn status(reply: &str) -> u16 {
     let line = reply.lines().next().unwrap_or_default();
-    line.strip_prefix("HTTP/1.1 ").and_then(|line| line.get(..3)).and_then(|code| code.parse().ok()).unwrap_or(0)
+    line.strip_prefix("HTTP/1.1 ")
+        .and_then(|line| line.get(..3))
+        .and_then(|code| code.parse().ok())
+        .unwrap_or(0)
 }
 
 /// It still serves what it should and refuses what it should.
@@ -145,7 +148,14 @@ async fn dots_lead_nowhere_in_any_place() {
 async fn malformed_tags_and_digests_are_400() {
     let pair = start().await;
     let good = Digest::sha256(b"x").to_string();
-    let tags = ["a".repeat(129), "-a".to_owned(), ".a".to_owned(), "a+b".to_owned(), "a%20b".to_owned(), "%61".to_owned()];
+    let tags = [
+        "a".repeat(129),
+        "-a".to_owned(),
+        ".a".to_owned(),
+        "a+b".to_owned(),
+        "a%20b".to_owned(),
+        "%61".to_owned(),
+    ];
     let digests = [
         "sha256:".to_owned(),
         "sha256:abc".to_owned(),
@@ -185,7 +195,19 @@ async fn malformed_ranges_and_pages_are_answered_sensibly() {
     pair.gateway.pull(Form::Prefix, "docker.io", APP, "1.0.0", &image).await;
     let layer = image.layer(1);
     let blob = Form::Prefix.path("docker.io", APP, &format!("blobs/{}", Digest::sha256(layer)));
-    for range in ["bytes", "bytes=", "bytes=-", "bytes=a-b", "bytes=5-1", "bytes=--5", "bytes=1-2-3", "bytes= 1 - 2", "0-5", "bytes=18446744073709551616-", "bytes=0-18446744073709551616"] {
+    for range in [
+        "bytes",
+        "bytes=",
+        "bytes=-",
+        "bytes=a-b",
+        "bytes=5-1",
+        "bytes=--5",
+        "bytes=1-2-3",
+        "bytes= 1 - 2",
+        "0-5",
+        "bytes=18446744073709551616-",
+        "bytes=0-18446744073709551616",
+    ] {
         let answer = pair.gateway.send("GET", &blob, &[("range", range)]).await;
         match answer.status.as_u16() {
             200 => assert_eq!(answer.body, *layer, "{range}"),
@@ -194,12 +216,14 @@ async fn malformed_ranges_and_pages_are_answered_sensibly() {
         }
     }
     for query in ["n=-1", "n=1.5", "n=a", "n=", "n=99999999999999999999999"] {
-        let answer = pair.gateway.get(&Form::Prefix.path("docker.io", APP, &format!("tags/list?{query}"))).await;
+        let answer =
+            pair.gateway.get(&Form::Prefix.path("docker.io", APP, &format!("tags/list?{query}"))).await;
         assert_eq!(answer.status, 400, "{query}");
         answer.expect_error(400, "NAME_INVALID");
     }
     for query in ["last=../../x", "last=%00", "n=5&last=zzz&ns=docker.io", "x=y"] {
-        let answer = pair.gateway.get(&Form::Prefix.path("docker.io", APP, &format!("tags/list?{query}"))).await;
+        let answer =
+            pair.gateway.get(&Form::Prefix.path("docker.io", APP, &format!("tags/list?{query}"))).await;
         assert_eq!(answer.status, 200, "{query}");
     }
     expect_alive(&pair).await;
@@ -242,7 +266,8 @@ async fn a_huge_header_and_a_huge_uri_are_refused() {
     let uri = format!("GET /v2/{}/manifests/1.0.0 HTTP/1.1\r\nHost: localhost\r\n\r\n", "a/".repeat(1 << 19));
     let reply = say(&pair.gateway, uri.as_bytes()).await;
     assert!([400, 414, 431].contains(&status(&reply)), "{reply:.200}");
-    let (status, reply) = ask(&pair.gateway, "GET", &format!("/v2/{}/manifests/1.0.0", "a/".repeat(15_000))).await;
+    let (status, reply) =
+        ask(&pair.gateway, "GET", &format!("/v2/{}/manifests/1.0.0", "a/".repeat(15_000))).await;
     assert!([400, 404, 414, 431].contains(&status), "{reply:.200}");
     expect_alive(&pair).await;
 }
@@ -275,12 +300,14 @@ async fn what_is_no_tls_ends_the_connection_alone() {
     let pair = start().await;
     let mut random = vec![0; 70_000];
     fastrand::Rng::with_seed(7).fill(&mut random);
-    for bytes in [&b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\n\r\n"[..], b"\x16\x03\x01\xff\xff", &random, b""] {
+    for bytes in [&b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\n\r\n"[..], b"\x16\x03\x01\xff\xff", &random, b""]
+    {
         let mut stream = TcpStream::connect(pair.gateway.running.address()).await.unwrap();
         let _ = stream.write_all(bytes).await;
         let _ = stream.shutdown().await;
         let mut reply = Vec::new();
-        let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut reply)).await.expect("the gateway closes");
+        let _ =
+            tokio::time::timeout(PATIENCE, stream.read_to_end(&mut reply)).await.expect("the gateway closes");
         assert!(!reply.starts_with(b"HTTP/1.1 200"));
     }
     expect_alive(&pair).await;
@@ -288,7 +315,8 @@ async fn what_is_no_tls_ends_the_connection_alone() {
 
 #[tokio::test]
 async fn whoever_is_slow_to_shake_hands_or_to_ask_is_hung_up_on() {
-    let pair = Pair::with(|site| site.with("limits.handshake", "1s").with("limits.header_timeout", "1s")).await;
+    let pair =
+        Pair::with(|site| site.with("limits.handshake", "1s").with("limits.header_timeout", "1s")).await;
     image(1, 100).push(&pair.hub, APP, "1.0.0");
     let mut silent = TcpStream::connect(pair.gateway.running.address()).await.unwrap();
     let mut half = TcpStream::connect(pair.gateway.running.address()).await.unwrap();
@@ -298,7 +326,8 @@ async fn whoever_is_slow_to_shake_hands_or_to_ask_is_hung_up_on() {
     expect_alive(&pair).await;
     let mut rest = Vec::new();
     for stream in [&mut silent, &mut half] {
-        let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("the gateway closes");
+        let _ =
+            tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("the gateway closes");
     }
     let reply = read(&mut slow).await;
     assert!([0, 408].contains(&status(&reply)), "{reply}");

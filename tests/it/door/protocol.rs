@@ -237,7 +237,9 @@ async fn what_a_client_accepts_never_changes_what_is_served_or_asked_upstream() 
     let mut lists = std::collections::BTreeSet::new();
     for request in asked {
         let accept = request.values("accept").join(", ");
-        for media_type in [INDEX, MANIFEST, "application/vnd.docker.distribution.manifest.list.v2+json", image.media_type] {
+        for media_type in
+            [INDEX, MANIFEST, "application/vnd.docker.distribution.manifest.list.v2+json", image.media_type]
+        {
             assert!(accept.contains(media_type), "{accept}");
         }
         lists.insert(accept);
@@ -264,7 +266,8 @@ async fn an_index_leads_to_its_platforms_and_is_not_rewritten() {
 #[tokio::test]
 async fn names_of_any_depth_may_contain_the_words_of_the_api() {
     let pair = Pair::start().await;
-    for repository in ["deep/a", "deep/a/b/c/d/e/f", "deep/manifests/blobs/tags", "deep/tags/list/referrers"] {
+    for repository in ["deep/a", "deep/a/b/c/d/e/f", "deep/manifests/blobs/tags", "deep/tags/list/referrers"]
+    {
         let image = image(10, 300);
         image.push(&pair.ghcr, repository, "1.0.0");
         for form in [Form::Ns, Form::Prefix] {
@@ -388,7 +391,8 @@ fn referrers() -> (Fixture, Fixture, Fixture) {
         .blob("application/vnd.dev.cosign.simplesigning.v1+json", "{\"signed\":true}")
         .subject(&image)
         .build();
-    let sbom = Artifact::new("application/spdx+json").blob("application/spdx+json", "{}").subject(&image).build();
+    let sbom =
+        Artifact::new("application/spdx+json").blob("application/spdx+json", "{}").subject(&image).build();
     (image, signature, sbom)
 }
 
@@ -581,7 +585,8 @@ async fn the_oci_client_library_pulls_an_image_byte_for_byte_and_meets_the_refus
     let pair = Pair::start().await;
     let image = image(20, 500_000);
     image.push(&pair.hub, APP, "1.0.0");
-    let certificate = Certificate { encoding: CertificateEncoding::Pem, data: pair.gateway.ca.clone().into_bytes() };
+    let certificate =
+        Certificate { encoding: CertificateEncoding::Pem, data: pair.gateway.ca.clone().into_bytes() };
     let config = ClientConfig {
         protocol: ClientProtocol::Https,
         extra_root_certificates: vec![certificate],

@@ -36,7 +36,8 @@ async fn a_pull_is_one_decision_with_tag_digest_and_bytes_together() {
     assert_eq!(event["image"]["tag"], "1.0.0");
     assert_eq!(event["image"]["digest"], index.digest().to_string());
     assert_eq!(event["image"]["reference"], "docker.io/acme/app:1.0.0");
-    let manifests: usize = [&index].into_iter().chain(&index.children).map(|image| image.manifest.len()).sum();
+    let manifests: usize =
+        [&index].into_iter().chain(&index.children).map(|image| image.manifest.len()).sum();
     let blobs: usize = index.children.iter().flat_map(|child| &child.blobs).map(bytes::Bytes::len).sum();
     assert_eq!(event["bytes"], manifests + blobs, "{event:#}");
     assert_eq!(event["cache"], "miss", "{event:#}");
@@ -47,7 +48,10 @@ async fn a_pull_is_one_decision_with_tag_digest_and_bytes_together() {
 async fn a_refusal_carries_everything_a_reviewer_needs() {
     let clock = Clock::manual(morning());
     let pair = Pair::with(|site| site.with_clock(&clock)).await;
-    let answer = pair.gateway.send("GET", "/v2/acme/app/manifests/1.0?ns=docker.io", &[("user-agent", "containerd/1.7.34")]).await;
+    let answer = pair
+        .gateway
+        .send("GET", "/v2/acme/app/manifests/1.0?ns=docker.io", &[("user-agent", "containerd/1.7.34")])
+        .await;
     let error = answer.expect_denied("tag.not_allowed");
     let blocked = pair.gateway.blocked().await;
     let [event] = &blocked[..] else { panic!("{blocked:#?}") };
@@ -75,12 +79,21 @@ async fn a_refusal_carries_everything_a_reviewer_needs() {
     assert!(POLICY.lines().nth(line - 1).unwrap().starts_with("allow"), "{place}");
     let image = &event["image"];
     assert_eq!(image["reference"], "docker.io/acme/app:1.0");
-    assert_eq!((&image["registry"], &image["repository"], &image["tag"]), (&"docker.io".into(), &APP.into(), &"1.0".into()));
+    assert_eq!(
+        (&image["registry"], &image["repository"], &image["tag"]),
+        (&"docker.io".into(), &APP.into(), &"1.0".into())
+    );
     let client = &event["client"];
     assert_eq!((&client["address"], &client["attribution"]), (&"127.0.0.1".into(), &"none".into()));
-    assert_eq!((&client["user_agent"], &client["runtime"]), (&"containerd/1.7.34".into(), &"containerd".into()));
+    assert_eq!(
+        (&client["user_agent"], &client["runtime"]),
+        (&"containerd/1.7.34".into(), &"containerd".into())
+    );
     let http = &event["http"];
-    assert_eq!((&http["method"], &http["ns"], &http["status"]), (&"GET".into(), &"docker.io".into(), &403.into()));
+    assert_eq!(
+        (&http["method"], &http["ns"], &http["status"]),
+        (&"GET".into(), &"docker.io".into(), &403.into())
+    );
     assert_eq!(http["path"], "/v2/acme/app/manifests/1.0");
 }
 
@@ -106,7 +119,8 @@ async fn equal_refusals_fold_into_one_row_that_counts() {
 #[tokio::test]
 async fn different_refusals_do_not_fold() {
     let pair = Pair::start().await;
-    for path in [REFUSED, "/v2/docker.io/acme/app/manifests/1.0", "/v2/docker.io/acme/other/manifests/latest"] {
+    for path in [REFUSED, "/v2/docker.io/acme/app/manifests/1.0", "/v2/docker.io/acme/other/manifests/latest"]
+    {
         pair.gateway.get(path).await;
     }
     pair.gateway.send("GET", REFUSED, &[("user-agent", "another")]).await;
@@ -155,8 +169,10 @@ async fn a_flood_of_made_up_names_stays_bounded_and_counted() {
     }
     let site = pair.gateway.stop().await;
     let events = site.events().await;
-    let rows: Vec<_> =
-        events.iter().filter(|event| ["decision", "flood"].contains(&event["kind"].as_str().unwrap())).collect();
+    let rows: Vec<_> = events
+        .iter()
+        .filter(|event| ["decision", "flood"].contains(&event["kind"].as_str().unwrap()))
+        .collect();
     // A minute may turn while the test runs.
     assert!(rows.len() <= 12, "{} rows", rows.len());
     let counted: u64 = rows.iter().map(|event| event["count"].as_u64().unwrap()).sum();
@@ -164,12 +180,19 @@ async fn a_flood_of_made_up_names_stays_bounded_and_counted() {
     let flooded = rows.iter().find(|event| event["kind"] == "flood").unwrap();
     let sample = flooded["sample"].as_array().unwrap();
     assert!(!sample.is_empty() && sample.len() <= 32, "{}", sample.len());
-    assert_eq!(flooded["reason"]["code"].as_str().or(flooded["reason"].as_str()), Some("tag.denied"), "{flooded:#}");
+    assert_eq!(
+        flooded["reason"]["code"].as_str().or(flooded["reason"].as_str()),
+        Some("tag.denied"),
+        "{flooded:#}"
+    );
 }
 
 #[tokio::test]
 async fn a_flood_of_one_client_does_not_fold_the_refusals_of_another() {
-    let pair = Pair::with(|site| site.with("limits.refusals", "5/min").with("listen.trusted_proxies", vec!["127.0.0.0/8"])).await;
+    let pair = Pair::with(|site| {
+        site.with("limits.refusals", "5/min").with("listen.trusted_proxies", vec!["127.0.0.0/8"])
+    })
+    .await;
     for number in 0..50 {
         let path = format!("/v2/docker.io/acme/app-{number}/manifests/latest");
         pair.gateway.send("GET", &path, &[("x-forwarded-for", "10.1.1.1")]).await.expect_denied("tag.denied");
@@ -189,10 +212,12 @@ fn with_clients(site: Site) -> Site {
         .with("listen.trusted_proxies", vec!["127.0.0.0/8"])
 }
 
+type Headers<'a> = &'a [(&'a str, &'a str)];
+
 #[tokio::test]
 async fn clients_are_known_by_token_and_by_range() {
     let pair = Pair::with(with_clients).await;
-    let rows: [(&[(&str, &str)], Value, &str); 5] = [
+    let rows: [(Headers<'_>, Value, &str); 5] = [
         (&[("authorization", "Bearer hunter2")], "ci".into(), "token"),
         (&[("authorization", "Bearer hunter2"), ("x-forwarded-for", "10.20.30.40")], "ci".into(), "token"),
         (&[("x-forwarded-for", "10.20.1.2")], "rack".into(), "address"),
@@ -227,7 +252,8 @@ async fn an_unknown_bearer_token_is_refused_and_foreign_basic_credentials_are_ig
 
 #[tokio::test]
 async fn a_source_may_be_for_some_clients_alone() {
-    let policy = POLICY.replace("match = \"docker.io/acme/*\"", "match = \"docker.io/acme/*\"\nclients = [\"ci\"]");
+    let policy =
+        POLICY.replace("match = \"docker.io/acme/*\"", "match = \"docker.io/acme/*\"\nclients = [\"ci\"]");
     let pair = Pair::with(|site| {
         site.write_policy(&policy);
         with_clients(site)
@@ -249,7 +275,9 @@ async fn a_source_may_be_for_some_clients_alone() {
 
 #[tokio::test]
 async fn forwarded_addresses_count_only_from_trusted_proxies() {
-    for (trusted, address) in [(vec!["127.0.0.0/8"], "10.1.2.3"), (vec!["192.0.2.0/24"], "127.0.0.1"), (vec![], "127.0.0.1")] {
+    for (trusted, address) in
+        [(vec!["127.0.0.0/8"], "10.1.2.3"), (vec!["192.0.2.0/24"], "127.0.0.1"), (vec![], "127.0.0.1")]
+    {
         let pair = Pair::with(|site| site.with("listen.trusted_proxies", trusted)).await;
         pair.gateway.send("GET", REFUSED, &[("x-forwarded-for", "203.0.113.7, 10.1.2.3")]).await;
         let blocked = pair.gateway.blocked().await;
@@ -318,8 +346,13 @@ async fn no_secret_is_ever_written_down() {
     let (_, metrics) = pair.gateway.admin("/metrics").await;
     let (_, ready) = pair.gateway.admin("/readyz").await;
     let site = pair.gateway.stop().await;
-    let mut written = vec![("metrics".to_owned(), metrics.into_bytes()), ("readyz".to_owned(), ready.into_bytes())];
-    written.extend(files(&site.data()).into_iter().map(|path| (path.display().to_string(), std::fs::read(path).unwrap())));
+    let mut written =
+        vec![("metrics".to_owned(), metrics.into_bytes()), ("readyz".to_owned(), ready.into_bytes())];
+    written.extend(
+        files(&site.data())
+            .into_iter()
+            .map(|path| (path.display().to_string(), std::fs::read(path).unwrap())),
+    );
     // What the client library traces of itself is not the gateway's doing.
     let lines = traced.0.lock().unwrap().clone();
     let lines = String::from_utf8_lossy(&lines);
@@ -363,7 +396,8 @@ async fn what_fails_upstream_is_no_refusal_on_record() {
 async fn the_start_and_every_change_of_policy_are_on_record() {
     let pair = Pair::start().await;
     pair.gateway.site.write_policy(&POLICY.replace("revision = \"1\"", "revision = \"2\""));
-    let changed = pair.gateway.event(|event| event["kind"] == "policy" && event["policy"]["revision"] == "2").await;
+    let changed =
+        pair.gateway.event(|event| event["kind"] == "policy" && event["policy"]["revision"] == "2").await;
     assert_eq!(changed["previous"]["revision"], "1");
     let events = pair.gateway.events().await;
     assert_eq!((&events[0]["kind"], &events[0]["policy"]["revision"]), (&"policy".into(), &"1".into()));

@@ -95,7 +95,8 @@ async fn dockers_mirror_gets_a_manifest_that_no_client_can_run() {
     assert_eq!(head.status, 200);
     assert_eq!(head.header("docker-content-digest"), digest.to_string());
     assert_eq!(head.header("content-length"), answer.body.len().to_string());
-    let again = pair.gateway.send("GET", &path(Form::Bare, APP, format!("manifests/{digest}")), &[DOCKER]).await;
+    let again =
+        pair.gateway.send("GET", &path(Form::Bare, APP, format!("manifests/{digest}")), &[DOCKER]).await;
     assert_eq!(again.body, answer.body);
     for blob in [digest, config] {
         let blob = path(Form::Bare, APP, format!("blobs/{blob}"));
@@ -119,7 +120,10 @@ async fn a_refused_digest_and_other_bare_clients_get_the_plain_refusal() {
 
 #[tokio::test]
 async fn each_form_of_refusal_can_be_set() {
-    let pair = Pair::with(|site| site.with("deny.ns", "plain").with("deny.bare", "plain").with("deny.prefix", "firm")).await;
+    let pair = Pair::with(|site| {
+        site.with("deny.ns", "plain").with("deny.bare", "plain").with("deny.prefix", "firm")
+    })
+    .await;
     let ns = path(Form::Ns, APP, "manifests/latest");
     pair.gateway.get(&ns).await.expect_denied("tag.denied");
     assert_eq!(pair.gateway.head(&ns).await.status, 403);
@@ -166,7 +170,9 @@ async fn what_was_cached_while_it_was_allowed_is_refused_from_the_moment_it_is_n
     let image = image(5, 5000);
     image.push(&pair.hub, LITERAL, "1.0.1");
     pair.gateway.pull(Form::Prefix, "docker.io", LITERAL, "1.0.1", &image).await;
-    pair.gateway.site.write_policy(&POLICY.replace(r#"["1.0.0", "1.0.1"]"#, r#"["1.0.0"]"#).replace("\"1\"", "\"2\""));
+    pair.gateway
+        .site
+        .write_policy(&POLICY.replace(r#"["1.0.0", "1.0.1"]"#, r#"["1.0.0"]"#).replace("\"1\"", "\"2\""));
     pair.gateway.event(|event| event["kind"] == "policy" && event["policy"]["revision"] == "2").await;
     pair.gateway.get(&path(Form::Prefix, LITERAL, "manifests/1.0.1")).await.expect_denied("tag.not_allowed");
     let manifest = path(Form::Prefix, LITERAL, format!("manifests/{}", image.digest()));
@@ -261,7 +267,8 @@ async fn whether_a_repository_holds_a_layer_is_not_guessed_while_its_upstream_is
     let manifest = Form::Prefix.path("ghcr.io", "other/app", "manifests/1.0.0");
     pair.gateway.get(&manifest).await.expect_bytes(&image.manifest);
     pair.ghcr.stop().await;
-    let layer = Form::Prefix.path("ghcr.io", "other/app", &format!("blobs/{}", Digest::sha256(image.layer(1))));
+    let layer =
+        Form::Prefix.path("ghcr.io", "other/app", &format!("blobs/{}", Digest::sha256(image.layer(1))));
     let answer = pair.gateway.get(&layer).await;
     assert_eq!(answer.status, 503);
     assert!(answer.has("retry-after"));
@@ -308,7 +315,9 @@ async fn observe_mode_serves_without_a_warning_and_records() {
 
 #[tokio::test]
 async fn unlisted_registries_are_served_in_observe_mode_only() {
-    let listed = |mode: &str| POLICY.replace("\"enforce\"", mode).replace("[help]", "unlisted = [\"docker.io\"]\n[help]");
+    let listed = |mode: &str| {
+        POLICY.replace("\"enforce\"", mode).replace("[help]", "unlisted = [\"docker.io\"]\n[help]")
+    };
     let image = image(14, 100);
     let (gateway, hub) = under(&listed("\"observe\"")).await;
     image.push(&hub, "library/python", "3.11");
@@ -372,7 +381,8 @@ async fn a_remedy_comes_from_policy_and_cache_and_asks_nobody() {
     image.push(&pair.hub, APP, "1.0.3");
     pair.gateway.get(&path(Form::Prefix, APP, "manifests/1.0.3")).await.expect_bytes(&image.manifest);
     pair.hub.reset_log();
-    let error = pair.gateway.get(&path(Form::Prefix, APP, "manifests/1.0")).await.expect_denied("tag.not_allowed");
+    let error =
+        pair.gateway.get(&path(Form::Prefix, APP, "manifests/1.0")).await.expect_denied("tag.not_allowed");
     assert!(message(&error).contains("try 1.0.3"), "{}", message(&error));
     assert!(pair.hub.requests().is_empty());
 }
@@ -381,7 +391,12 @@ async fn a_remedy_comes_from_policy_and_cache_and_asks_nobody() {
 async fn schema_1_and_layers_that_live_elsewhere_are_refused() {
     let pair = Pair::start().await;
     let schema1 = r#"{"schemaVersion":1,"name":"acme/app","tag":"1.0.0","fsLayers":[],"history":[]}"#;
-    pair.hub.push_manifest(APP, Some("1.0.0"), "application/vnd.docker.distribution.manifest.v1+json", schema1);
+    pair.hub.push_manifest(
+        APP,
+        Some("1.0.0"),
+        "application/vnd.docker.distribution.manifest.v1+json",
+        schema1,
+    );
     let config = pair.hub.push_blob(APP, "{}").to_string();
     let foreign = serde_json::json!({
         "schemaVersion": 2,

@@ -264,14 +264,22 @@ async fn a_cached_layer_that_a_hostile_repository_names_is_refused_there() {
     assert_eq!(fleet.ghcr.hits("GET", &layer), 0);
     let config = Form::Prefix.path("ghcr.io", hostile, &format!("blobs/{}", private.config()));
     fleet.gateway.get(&config).await.expect_bytes(&private.blobs[0]);
-    assert_eq!(fleet.ghcr.hits("GET", &private.config().to_string()), 0, "vouched for by HEAD, served from the store");
+    assert_eq!(
+        fleet.ghcr.hits("GET", &private.config().to_string()),
+        0,
+        "vouched for by HEAD, served from the store"
+    );
 }
 
 #[tokio::test]
 async fn the_words_of_a_refusal_say_what_and_where_to_ask() {
     let fleet = Fleet::start().await;
     image(10).push(&fleet.hub, PYTHON, "3.11.9");
-    let error = fleet.gateway.get("/v2/docker.io/library/python/manifests/3.11").await.expect_denied("tag.not_allowed");
+    let error = fleet
+        .gateway
+        .get("/v2/docker.io/library/python/manifests/3.11")
+        .await
+        .expect_denied("tag.not_allowed");
     let (message, id) = (error["message"].as_str().unwrap(), error["detail"]["id"].as_str().unwrap());
     assert!(message.contains("docker.io/library/python:3.11"), "{message}");
     assert!(message.contains(r#"tag "3.11" is not pinned"#), "{message}");

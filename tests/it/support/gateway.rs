@@ -105,7 +105,8 @@ impl Site {
         let mut site = Self { folder, config: toml::Table::new(), names, options };
         let place = |name: &str| site.path(name).display().to_string();
         let (policy_file, data) = (place("policy.toml"), place("data"));
-        let (certificate, key, ca) = (place("certs/server.crt"), place("certs/server.key"), place("certs/ca.crt"));
+        let (certificate, key, ca) =
+            (place("certs/server.crt"), place("certs/server.key"), place("certs/ca.crt"));
         site.set("listen.address", "127.0.0.1:0");
         site.set("listen.hosts", vec!["localhost", "127.0.0.1"]);
         site.set("listen.tls.certificate", certificate);
@@ -320,7 +321,14 @@ impl Gateway {
 
     /// Pulls as containerd does: HEAD by tag, then manifests, configs and layers by digest. Every byte
     /// is compared.
-    pub(crate) async fn pull(&self, form: Form, registry: &str, repository: &str, tag: &str, image: &Fixture) {
+    pub(crate) async fn pull(
+        &self,
+        form: Form,
+        registry: &str,
+        repository: &str,
+        tag: &str,
+        image: &Fixture,
+    ) {
         let head = self.head(&form.path(registry, repository, &format!("manifests/{tag}"))).await;
         assert_eq!(head.status, 200, "HEAD {repository}:{tag} by {form:?}");
         assert_eq!(head.header("docker-content-digest"), image.digest().to_string());
