@@ -165,6 +165,19 @@ impl Catalog {
         Ok(())
     }
 
+    /// Whether a drift was acknowledged already.
+    pub async fn is_drift_recorded(&self, moved: &Moved) -> Result<bool, Error> {
+        let seen = moved.new.map_or_else(|| GONE.to_owned(), |digest| digest.to_string());
+        let recorded: Option<(i64,)> =
+            sqlx::query_as("SELECT recorded FROM sight WHERE name = $1 AND tag = $2 AND digest = $3")
+                .bind(moved.name.to_string())
+                .bind(moved.tag.as_str())
+                .bind(seen)
+                .fetch_optional(&self.0.readers)
+                .await?;
+        Ok(recorded.is_some_and(|(recorded,)| recorded != 0))
+    }
+
     /// Drifts that were seen and are not on record, because the process ended in between.
     pub async fn unrecorded_drifts(&self) -> Result<Vec<Moved>, Error> {
         let rows: Vec<(String, String, String, String)> = sqlx::query_as(

@@ -19,7 +19,7 @@ use crate::audit::{self, Draft, Event, Http, Judged, Judgement, Log, PolicyStamp
 use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::identity::{Caller, Class};
-use crate::oci::{Ask, Fault, RequestError, What};
+use crate::oci::{Ask, Digest, Fault, Name, RequestError, What};
 use crate::policy::{Code, Decision, Facts, Known, Outcome, Permit, Reason, Refusal, Target, Trace, Verdict};
 use crate::pull::Puller;
 use crate::telemetry::Metrics;
@@ -176,8 +176,12 @@ impl Gate {
                         seen = version.load(Ordering::Acquire);
                         continue;
                     }
-                    let judged =
-                        Judged::new(judgement(&rules, ask, (verdict, softened), trace, &permit, &facts));
+                    let mut judgement =
+                        judgement(&rules, ask, (verdict, softened), trace, &permit, &facts);
+                    if let What::Digest(digest) = &ask.what {
+                        judgement.image.roots.extend(self.ancestors(&ask.name, digest).await);
+                    }
+                    let judged = Judged::new(judgement);
                     let counter = inner.decisions.counter(judged.judgement());
                     counter.inc();
                     let receipt = inner
@@ -242,6 +246,14 @@ impl Gate {
     pub async fn record_refused_policy(&self, error: &str) -> Result<(), audit::Error> {
         let policy = PolicyStamp::clone(self.rules().stamp());
         self.0.log.record(Event::PolicyRefused { policy, error: error.to_owned() }).await.map(|_| ())
+    }
+
+    /// What leads to a digest as far as is known here: where any digest is allowed nobody asked, yet
+    /// the children of an index are on record with it, as one pull.
+    async fn ancestors(&self, name: &Name, digest: &Digest) -> Vec<Digest> {
+        let lineage = self.0.catalog.lineage(name, digest).await;
+        let ancestors = lineage.map(|lineage| lineage.ancestors).unwrap_or_default();
+        ancestors.into_iter().map(|ancestor| ancestor.digest).filter(|ancestor| ancestor != digest).collect()
     }
 
     /// Whether the tag of a permit leads to what is about to be served, now that it is locked.

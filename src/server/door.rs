@@ -28,7 +28,7 @@ use crate::pull::{self, Puller};
 
 /// The first header is on its way within this time, or an error that says when to come again:
 /// containerd from 2.3 on gives up after 30 s.
-const FIRST_HEADER: Duration = Duration::from_secs(25);
+pub const FIRST_HEADER: Duration = Duration::from_secs(25);
 
 /// Answers pulls. One for all connections; cloning shares it.
 #[derive(Clone, Debug)]
@@ -39,6 +39,7 @@ struct Inner {
     gate: Gate,
     puller: Puller,
     refuser: Refuser,
+    first_header: Duration,
     clock: Clock,
 }
 
@@ -50,9 +51,9 @@ pub(super) struct Visitor {
 }
 
 impl Door {
-    /// A door before this gate.
-    pub fn new(gate: Gate, puller: Puller, manners: Manners, clock: Clock) -> Self {
-        Self(Arc::new(Inner { gate, puller, refuser: Refuser::new(manners), clock }))
+    /// A door before this gate, whose replies begin within `first_header`.
+    pub fn new(gate: Gate, puller: Puller, manners: Manners, first_header: Duration, clock: Clock) -> Self {
+        Self(Arc::new(Inner { gate, puller, refuser: Refuser::new(manners), first_header, clock }))
     }
 
     pub(super) fn visitor(&self, peer: Peer) -> Visitor {
@@ -66,7 +67,9 @@ impl Door {
         }
         let rules = self.0.gate.rules();
         let forwarded_for = forwarded_for(request.headers());
-        let caller = rules.identity().identify(&evidence(request.headers(), forwarded_for.as_deref(), peer));
+        let user_agent = request.headers().get(USER_AGENT).map(|value| String::from_utf8_lossy(value.as_bytes()));
+        let evidence = evidence(request.headers(), forwarded_for.as_deref(), user_agent.as_deref(), peer);
+        let caller = rules.identity().identify(&evidence);
         let method = request.method().as_str();
         let query = request.uri().query();
         let mut reply = match oci::Request::parse(method, path, query, rules.naming()) {
@@ -101,7 +104,7 @@ impl Door {
                 Err(turned) => self.turned(turned, Some(pull), caller),
             }
         };
-        let mut reply = match tokio::time::timeout(FIRST_HEADER, work).await {
+        let mut reply = match tokio::time::timeout(self.0.first_header, work).await {
             Ok(reply) => reply,
             Err(_) => too_slow(),
         };
@@ -296,13 +299,18 @@ impl tower::Service<Request<Incoming>> for Visitor {
     }
 }
 
-fn evidence<'a>(headers: &'a HeaderMap, forwarded_for: Option<&'a str>, peer: &'a Peer) -> Evidence<'a> {
+fn evidence<'a>(
+    headers: &'a HeaderMap,
+    forwarded_for: Option<&'a str>,
+    user_agent: Option<&'a str>,
+    peer: &'a Peer,
+) -> Evidence<'a> {
     Evidence {
         peer: peer.address.ip(),
         forwarded_for,
         authorization: headers.get(AUTHORIZATION).map(HeaderValue::as_bytes),
         certificate_sans: &peer.certificate_names,
-        user_agent: headers.get(USER_AGENT).and_then(|value| value.to_str().ok()),
+        user_agent,
     }
 }
 

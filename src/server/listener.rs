@@ -76,6 +76,7 @@ impl Listener {
         S::Future: Send,
     {
         let slots = Arc::new(Semaphore::new(self.limits.connections));
+        let cut = CancellationToken::new();
         loop {
             let accepted = tokio::select! {
                 () = self.stop.cancelled() => break,
@@ -83,9 +84,11 @@ impl Listener {
             };
             let Some((stream, address, slot)) = accepted else { continue };
             let (tls, service, limits, stop) = (tls.clone(), service.clone(), self.limits, self.stop.clone());
+            let cut = cut.clone();
             self.tracker.spawn(async move {
                 // Errors of one connection are the client's affair; they are told apart at debug level only.
-                if let Err(error) = converse(stream, address, tls, service, limits, stop).await {
+                let conversation = converse(stream, address, tls, service, limits, stop);
+                if let Some(Err(error)) = cut.run_until_cancelled(conversation).await {
                     tracing::debug!(%address, %error, "a connection ended early");
                 }
                 drop(slot);
@@ -98,6 +101,9 @@ impl Listener {
                 connections = self.tracker.len(),
                 "the drain is over; replies under way are cut off"
             );
+            // Their receipts are settled before the record is closed.
+            cut.cancel();
+            self.tracker.wait().await;
         }
     }
 }

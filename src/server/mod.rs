@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use admin::{Admin, Condition};
-pub use door::Door;
+pub use door::{Door, FIRST_HEADER};
 pub use listener::Limits;
 pub use refuse::{Manner, Manners};
 pub use reply::Body;

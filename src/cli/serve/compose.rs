@@ -38,6 +38,8 @@ pub struct Options {
     pub proxy_from_environment: bool,
     /// How often watched files are looked at.
     pub poll: Duration,
+    /// Within what time the first header of a reply is on its way.
+    pub first_header: Duration,
 }
 
 impl Default for Options {
@@ -47,6 +49,7 @@ impl Default for Options {
             resolver: Resolver::system(),
             proxy_from_environment: true,
             poll: crate::settings::watch::INTERVAL,
+            first_header: server::FIRST_HEADER,
         }
     }
 }
@@ -106,15 +109,17 @@ pub struct Running {
     admin: Admin,
     reloading: Reloading,
     stop: CancellationToken,
-    servers: Vec<JoinHandle<()>>,
-    keepers: Vec<JoinHandle<()>>,
+    end: CancellationToken,
+    pulls: JoinHandle<()>,
+    health: JoinHandle<()>,
+    keeper: JoinHandle<()>,
 }
 
 impl Running {
     /// Opens what is stored, makes certificates where there are none, and serves. No upstream is
     /// asked for anything.
     pub async fn start(settings: &Gateway, options: Options) -> Result<Self, StartError> {
-        let Options { clock, resolver, proxy_from_environment, poll } = options;
+        let Options { clock, resolver, proxy_from_environment, poll, first_header } = options;
         let mut metrics = Metrics::new();
         let policy = policy::load(&settings.policy.file)?;
         let tls = &settings.listen.tls;
@@ -190,13 +195,13 @@ impl Running {
             Admin::new(Arc::new(metrics), move || conditions(&status, &log, &store, &upstreams))
         };
         let limits = limits(settings);
-        let door = Door::new(gate.clone(), puller, manners(settings), clock);
-        let servers = vec![
-            tokio::spawn(server::serve_pulls(socket, tls_config, door, limits, stop.clone())),
-            tokio::spawn(server::serve_admin(admin_socket, admin.clone(), limits, stop.clone())),
-        ];
-        let keepers = vec![tokio::spawn(gate::record_sightings(sightings, catalog, log.clone()))];
-        Ok(Self { address, admin_address, gate, log, admin, reloading, stop, servers, keepers })
+        let door = Door::new(gate.clone(), puller, manners(settings), first_header, clock);
+        let end = CancellationToken::new();
+        let pulls = tokio::spawn(server::serve_pulls(socket, tls_config, door, limits, stop.clone()));
+        // Load balancers must be able to ask while the pulls are drained.
+        let health = tokio::spawn(server::serve_admin(admin_socket, admin.clone(), limits, end.clone()));
+        let keeper = tokio::spawn(gate::record_sightings(sightings, catalog, log.clone(), end.clone()));
+        Ok(Self { address, admin_address, gate, log, admin, reloading, stop, end, pulls, health, keeper })
     }
 
     /// Where pulls are served.
@@ -226,15 +231,13 @@ impl Running {
     }
 
     /// Says no to load balancers, finishes the replies under way, closes the record.
-    pub async fn stop(mut self) {
+    pub async fn stop(self) {
         self.admin.drain();
         self.stop.cancel();
-        for server in self.servers.drain(..) {
-            let _ = server.await;
-        }
-        for keeper in self.keepers.drain(..) {
-            keeper.abort();
-        }
+        let _ = self.pulls.await;
+        self.end.cancel();
+        let _ = self.health.await;
+        let _ = self.keeper.await;
         self.log.close().await;
     }
 }

@@ -6,6 +6,7 @@ pub(crate) mod client;
 pub(crate) mod content;
 pub(crate) mod distribution;
 pub(crate) mod fault;
+pub(crate) mod gateway;
 pub(crate) mod image;
 pub(crate) mod layout;
 pub(crate) mod log;

@@ -30,6 +30,14 @@ impl Ca {
         &self.pem
     }
 
+    /// A certificate for these names and its key, as PEM.
+    pub(crate) fn issue(&self, names: &[&str]) -> (String, String) {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &self.issuer).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    }
+
     /// A TLS server with a certificate for these names and addresses. It offers HTTP/2 and HTTP/1.1
     /// by ALPN, or HTTP/1.1 alone.
     pub(crate) fn acceptor(&self, names: &[String], http1_only: bool) -> TlsAcceptor {
