@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
 mod clients;
+mod corpora;
 mod fake_registry;
 mod house;
 mod support;
