@@ -4,6 +4,7 @@
 
 mod clients;
 mod door;
+mod corpora;
 mod fake_registry;
 mod house;
 mod support;
