@@ -326,12 +326,13 @@ impl<'a> Judge<'a> {
         } else {
             format!("tag \"{tag}\" is not pinned (allowed: {})", source.allow_short())
         };
-        let remedy = self.try_instead(tag).or_else(|| {
-            (source.allow.value.is_empty() && !companion).then(|| match source.digests.value {
-                Digests::Any => "name it by digest: @sha256:…".to_owned(),
-                Digests::Known | Digests::Listed => "ask for its digest to be pinned".to_owned(),
-            })
-        });
+        let otherwise = || match source.digests.value {
+            _ if companion => None,
+            _ if !source.allow.value.is_empty() => Some("name a tag that matches".to_owned()),
+            Digests::Any => Some("name it by digest: @sha256:…".to_owned()),
+            Digests::Known | Digests::Listed => Some("ask for its digest to be pinned".to_owned()),
+        };
+        let remedy = self.try_instead(tag).or_else(otherwise);
         Reason::new(Code::TagNotAllowed, text, remedy)
     }
 
