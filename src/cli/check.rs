@@ -66,7 +66,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<Exit, Fa
             (Err(error), true) => writeln!(out, "{}", json!({ "asked": image, "error": error.to_string() }))?,
             (Err(error), false) => writeln!(out, "{} {image:?}\n        {error}", "invalid".red().bold())?,
             (Ok((reference, offline)), true) => {
-                writeln!(out, "{}", object(&policy, image, reference, offline))?
+                writeln!(out, "{}", object(&policy, image, reference, offline))?;
             }
             (Ok((reference, offline)), false) => print(out, reference, offline)?,
         }
@@ -155,7 +155,6 @@ pub(super) fn reason(reason: &Reason) -> Value {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
     use super::*;
 
     fn check(json: bool, images: &[&str]) -> (String, Exit) {

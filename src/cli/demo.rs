@@ -108,7 +108,12 @@ async fn pull(ca: &Path, gateway: &str, made: &Layout) -> Result<Pulled, Failure
     };
     match client.pull(&reference("latest")?, &RegistryAuth::Anonymous, accepted).await {
         Ok(_) => Err(broken("the refused tag", "it was served although the demo policy denies it")),
-        Err(error) => Ok(Pulled { bytes, refusal: error.to_string() }),
+        Err(error) => {
+            // The library's own words come first; the gateway's are what its user reads.
+            let text = error.to_string();
+            let refusal = text.find("blocked by policy").and_then(|at| text.get(at..)).unwrap_or(&text);
+            Ok(Pulled { bytes, refusal: refusal.trim_end_matches(']').to_owned() })
+        }
     }
 }
 

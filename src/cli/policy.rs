@@ -91,7 +91,6 @@ fn test(arguments: &Test, out: &mut dyn Write) -> Result<Exit, Failure> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
     use super::*;
 
     fn tests_of(text: &str, json: bool) -> (String, Exit) {

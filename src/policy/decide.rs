@@ -261,10 +261,10 @@ impl<'a> Judge<'a> {
     fn tag(&mut self, tag: &Tag) -> Result<Grant, Stop> {
         let companion = Companion::of(tag);
         let pin = self.policy.pin(self.name, tag);
-        if let (Some(companion), None) = (companion, pin) {
-            if let Some(grant) = self.companion_tag(tag, companion)? {
-                return Ok(grant);
-            }
+        if let (Some(companion), None) = (companion, pin)
+            && let Some(grant) = self.companion_tag(tag, companion)?
+        {
+            return Ok(grant);
         }
         self.tag_rules(tag, companion.is_some());
         self.end_of_phase()?;
@@ -404,6 +404,13 @@ impl<'a> Judge<'a> {
             }
         };
         let fact = self.tag_fact(tag, Fresh::Ttl)?;
+        // Companions are never locked: a lock says that it was served as an ordinary tag, and it stays
+        // one as long as the tag rules serve it.
+        let ordinary =
+            self.source.modes.tag != Mode::Enforce || self.policy.passes(self.source, self.name, tag);
+        if fact.lock.is_some() && ordinary {
+            return Ok(None);
+        }
         let served = if fact.stale { fact.current.or(fact.lock) } else { fact.current };
         let Some(digest) = served else { return Err(self.absent(tag, fact)) };
         let image = self.image(digest)?;

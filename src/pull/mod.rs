@@ -79,6 +79,8 @@ struct Inner {
     /// Lists as last fetched, with when.
     listed: Memory<Name, Held<Vec<Tag>>>,
     referred: Memory<(Name, Digest), Held<Vec<Descriptor>>>,
+    /// When the literal tags of a repository were last all resolved.
+    swept: Memory<(Name, Vec<Tag>), jiff::Timestamp>,
     /// When a locked tag was last asked about in the background.
     refreshed: Memory<(Name, Tag), jiff::Timestamp>,
 }
@@ -108,6 +110,7 @@ impl Puller {
             barren: Memory::builder().max_capacity(10_000).time_to_live(Duration::from_secs(60)).build(),
             listed: Memory::new(1_000),
             referred: Memory::new(10_000),
+            swept: Memory::new(10_000),
             refreshed: Memory::new(100_000),
         };
         (Self(Arc::new(inner)), receiver)
@@ -214,6 +217,13 @@ impl Puller {
     /// Resolves the literal tags of a source upstream and reads what they lead to, each at most once
     /// per `tag_ttl`: afterwards every digest that an allowed tag leads to has its roots.
     async fn sweep(&self, name: &Name, tags: &[Tag]) -> Result<(), Fault> {
+        let inner = &self.0;
+        let now = inner.clock.now();
+        let key = (name.clone(), tags.to_vec());
+        // Also covers tags that are absent: no row remembers those.
+        if inner.swept.get(&key).is_some_and(|at| tags::past(now, at) <= inner.settings.tag_ttl) {
+            return Ok(());
+        }
         let mut failed = None;
         for tag in tags {
             let outcome = match self.tag(name, tag, crate::policy::Fresh::Ttl).await {
@@ -228,7 +238,11 @@ impl Puller {
                 Err(fault) => failed = Some(fault),
             }
         }
-        failed.map_or(Ok(()), Err)
+        if let Some(fault) = failed {
+            return Err(fault);
+        }
+        inner.swept.insert(key, now);
+        Ok(())
     }
 
     /// Puts something on record later; never waits.

@@ -168,6 +168,6 @@ impl Puller {
     }
 }
 
-fn past(now: Timestamp, then: Timestamp) -> Duration {
+pub(super) fn past(now: Timestamp, then: Timestamp) -> Duration {
     Duration::try_from(now.duration_since(then)).unwrap_or_default()
 }

@@ -11,7 +11,7 @@ use http::header::{
     AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, IF_RANGE, LINK,
     RANGE, RETRY_AFTER, USER_AGENT, WARNING,
 };
-use http::{Request, StatusCode};
+use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
@@ -292,7 +292,10 @@ impl tower::Service<Request<Incoming>> for Visitor {
         // No request has a body worth reading; hyper discards what is sent.
         let (parts, _) = request.into_parts();
         let request = Request::from_parts(parts, ());
-        Box::pin(async move { Ok(visitor.door.answer(&request, &visitor.peer).await) })
+        Box::pin(async move {
+            let reply = visitor.door.answer(&request, &visitor.peer).await;
+            Ok(if request.method() == Method::HEAD { reply::without_bytes(reply) } else { reply })
+        })
     }
 }
 

@@ -105,6 +105,17 @@ pub(super) fn reply(status: StatusCode, body: Body) -> Reply {
     reply
 }
 
+/// The reply to HEAD: length and headers of the reply to GET, and no byte of it. hyper drops the bytes
+/// itself for HTTP/1.1 only; over HTTP/2 they would break the stream.
+pub(super) fn without_bytes(reply: Reply) -> Reply {
+    let length = reply.body().size_hint().exact().filter(|length| *length > 0);
+    let mut reply = reply.map(|body| Body { feed: Feed::Whole(Bytes::new()), receipt: body.receipt });
+    if let Some(length) = length {
+        reply.headers_mut().entry(CONTENT_LENGTH).or_insert(HeaderValue::from(length));
+    }
+    reply
+}
+
 /// An error in the spec's envelope. The body goes with HEAD too as far as its length is concerned.
 pub(super) fn error(status: StatusCode, code: ErrorCode, message: &str, detail: &Value) -> Reply {
     let body = code.envelope(message, detail);
@@ -225,6 +236,16 @@ mod tests {
 
     fn span(text: &str, size: u64) -> Span {
         Span::parse(Some(&HeaderValue::from_str(text).expect("a header")), size)
+    }
+
+    #[test]
+    fn a_reply_to_head_keeps_its_length_and_loses_its_bytes() {
+        let head = without_bytes(reply(StatusCode::FORBIDDEN, Body::whole("words")));
+        assert_eq!((head.status().as_u16(), &head.headers()[CONTENT_LENGTH]), (403, &HeaderValue::from(5)));
+        assert!(head.body().is_end_stream());
+        // The firm form of a refusal has no length, and must not get one.
+        let head = without_bytes(reply(StatusCode::OK, Body::empty()));
+        assert_eq!(head.headers().get(CONTENT_LENGTH), None);
     }
 
     #[test]

@@ -9,8 +9,10 @@ mod reader;
 #[cfg(test)]
 mod tests;
 
+use std::fmt::Display;
 use std::ops::Range;
 use std::path::Path;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use toml::Spanned;
@@ -19,7 +21,7 @@ use toml::de::{DeTable, DeValue};
 use self::keys::{FACTS, HELP, MODES, PIN, REQUIRE, SOURCE, TAGS, TEST, TOP};
 use self::reader::{Fields, Reader};
 use super::diagnostic::{FileError, Problem};
-use crate::oci::{Digest, Name, NameError, Reference, Registry, Tag};
+use crate::oci::{Digest, Name, Reference, Tag};
 use crate::policy::{
     Code, Digests, Given, Help, Item, Leaves, Match, Mode, Modes, Moved, Pattern, Pin, Policy, PolicyTest,
     Rules, SourceRule, Verdict, Written,
@@ -81,29 +83,14 @@ struct Read {
     places: Places,
 }
 
-fn name_error(error: NameError) -> String {
-    error.to_string()
-}
-
-fn registry(text: &str) -> Result<Registry, String> {
-    text.parse().map_err(name_error)
-}
-
-fn tag(text: &str) -> Result<Tag, String> {
-    text.parse().map_err(name_error)
-}
-
-fn digest(text: &str) -> Result<Digest, String> {
-    text.parse().map_err(|error: crate::oci::DigestError| error.to_string())
-}
-
-fn reference(text: &str) -> Result<Reference, String> {
-    text.parse().map_err(name_error)
+/// Any value that is read from text, its error in words.
+fn parsed<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error: T::Err| error.to_string())
 }
 
 /// An image as a pin names it; without a written tag the pin admits the digest alone.
 fn pinned(text: &str) -> Result<(Name, Option<Tag>), String> {
-    let reference = reference(text)?;
+    let reference: Reference = parsed(text)?;
     if reference.digest.is_some() {
         return Err("the image of a pin is named without its digest; that is the key `digest`".to_owned());
     }
@@ -167,7 +154,7 @@ impl Reader<'_> {
         let name = self.required(&top, "name", label);
         let revision = self.required(&top, "revision", label);
         let mode = self.choice(&top, "mode", &Mode::ALL, Mode::as_str).unwrap_or_default();
-        let unlisted = self.list(&top, "unlisted", registry).unwrap_or_default();
+        let unlisted = self.list(&top, "unlisted", parsed).unwrap_or_default();
         let help = self.table(&top, "help", &HELP).map(|fields| Help {
             contact: self.text(&fields, "contact", |text| printable(text, CONTACT_MAX)),
             url: self.text(&fields, "url", link),
@@ -238,23 +225,23 @@ impl Reader<'_> {
 
     fn pin(&mut self, fields: &Fields<'_>, span: &Range<usize>) -> Option<Pin> {
         let image = self.required(fields, "image", pinned);
-        let digest = self.required(fields, "digest", digest);
+        let digest = self.required(fields, "digest", parsed);
         let (name, tag) = image?;
         Some(Pin { name, tag, digest: digest?, at: self.at(span) })
     }
 
     fn test(&mut self, fields: &Fields<'_>, span: &Range<usize>) -> Option<PolicyTest> {
         const VERDICTS: [Verdict; 4] = [Verdict::Allow, Verdict::Deny, Verdict::Hold, Verdict::Warn];
-        let pull = self.required(fields, "pull", reference);
+        let pull = self.required(fields, "pull", parsed);
         let expect = self.choice(fields, "expect", &VERDICTS, Verdict::as_str);
         if fields.value("expect").is_none() {
             self.missing(fields, "expect");
         }
         let because = self.list(fields, "because", code).unwrap_or_default();
         let facts = self.table(fields, "facts", &FACTS).map(|facts| Given {
-            digest: self.text(&facts, "digest", digest),
-            locked: self.text(&facts, "locked", digest),
-            tags: self.list(&facts, "tags", tag).unwrap_or_default(),
+            digest: self.text(&facts, "digest", parsed),
+            locked: self.text(&facts, "locked", parsed),
+            tags: self.list(&facts, "tags", parsed).unwrap_or_default(),
         });
         let client = self.text(fields, "client", label);
         let time = self.time(fields, "at");

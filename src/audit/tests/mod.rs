@@ -4,7 +4,6 @@ mod durable;
 mod fold;
 mod full;
 mod read;
-mod speed;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -173,12 +173,12 @@ impl Running {
         store.register(&mut metrics);
         log.register(&mut metrics);
         upstreams.register(&mut metrics);
-        gate.record_policy(None, Vec::new()).await.map_err(StartError::internal)?;
 
         let socket = bind(settings.listen.address, "[listen] address").await?;
         let admin_socket = bind(settings.admin.address, "[admin] address").await?;
         let address = socket.local_addr().map_err(StartError::internal)?;
         let admin_address = admin_socket.local_addr().map_err(StartError::internal)?;
+        gate.record_policy(None, Vec::new()).await.map_err(StartError::internal)?;
 
         let stop = CancellationToken::new();
         let status = Status::default();

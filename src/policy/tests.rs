@@ -1,1 +1,0 @@
-//! The evaluator as a whole.

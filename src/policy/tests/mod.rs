@@ -1,0 +1,214 @@
+//! The evaluator as a whole: rules in, facts in, decisions out.
+
+mod blobs;
+mod digests;
+mod properties;
+mod rules;
+mod tags;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::*;
+use crate::identity::{Attribution, Caller, Class};
+use crate::oci::{Ask, Descriptor, Digest, Fault, Kind, Manifest, Name, Platform, Role, Tag, What};
+
+pub(super) const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+pub(super) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(super) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
+pub(super) fn caller(class: Class) -> Caller {
+    Caller {
+        class,
+        attribution: Attribution::None,
+        address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        proxy: None,
+        certificate: None,
+        user_agent: None,
+    }
+}
+
+pub(super) fn anyone() -> Caller {
+    caller(Class::Anonymous)
+}
+
+pub(super) fn digest(seed: &str) -> Digest {
+    Digest::sha256(seed.as_bytes())
+}
+
+pub(super) fn tag(text: &str) -> Tag {
+    text.parse().expect(text)
+}
+
+pub(super) fn name(text: &str) -> Name {
+    text.parse().expect(text)
+}
+
+pub(super) fn written<T>(value: T) -> Written<T> {
+    Written { value, at: "policy.toml:1".into() }
+}
+
+pub(super) fn patterns(list: &[&str]) -> Option<Written<Vec<Pattern>>> {
+    Some(written(list.iter().map(|text| Pattern::parse(text).expect(text)).collect()))
+}
+
+/// A source that allows these patterns.
+pub(super) fn allows(list: &[&str]) -> Leaves {
+    Leaves { allow: patterns(list), ..Leaves::default() }
+}
+
+pub(super) fn source(id: &str, pattern: &str, leaves: Leaves) -> SourceRule {
+    SourceRule {
+        id: id.into(),
+        pattern: Match::parse(pattern).expect(pattern),
+        leaves,
+        at: "policy.toml:9".into(),
+    }
+}
+
+pub(super) fn pin(image: &str, tag: Option<&str>, digest: Digest) -> Pin {
+    Pin { name: name(image), tag: tag.map(self::tag), digest, at: "policy.toml:5".into() }
+}
+
+/// Rules with this one source on `r.io/a/*`.
+pub(super) fn rules(leaves: Leaves) -> Rules {
+    Rules {
+        name: "test".into(),
+        revision: "1".into(),
+        sha256: digest("the file"),
+        mode: Mode::Enforce,
+        unlisted: Vec::new(),
+        help: Help::default(),
+        require: Leaves { deny: patterns(&["latest", "rc*"]), ..Leaves::default() },
+        sources: vec![source("a", "r.io/a/*", leaves)],
+        pins: Vec::new(),
+        tests: Vec::new(),
+    }
+}
+
+pub(super) fn policy(rules: Rules) -> Policy {
+    Policy::new(rules).expect("valid rules")
+}
+
+pub(super) fn decide(policy: &Policy, what: What, facts: &Facts) -> Decision {
+    let ask = Ask { name: name("r.io/a/x"), what };
+    policy.decide(&anyone(), &ask, facts, Timestamp::UNIX_EPOCH)
+}
+
+pub(super) fn is<T>(value: T) -> Known<T> {
+    Known::Is(Arc::new(value))
+}
+
+pub(super) fn unreachable() -> Fault {
+    Fault::Unreachable("no route".into())
+}
+
+pub(super) fn edge(role: Role, seed: &str, media_type: &str, size: u64) -> (Role, Descriptor) {
+    (role, descriptor(seed, media_type, size))
+}
+
+pub(super) fn descriptor(seed: &str, media_type: &str, size: u64) -> Descriptor {
+    Descriptor {
+        media_type: media_type.to_owned(),
+        digest: digest(seed),
+        size,
+        urls: Vec::new(),
+        platform: None,
+        artifact_type: None,
+        annotations: None,
+    }
+}
+
+pub(super) fn child(seed: &str, platform: Option<(&str, &str)>) -> (Role, Descriptor) {
+    let mut child = descriptor(seed, MANIFEST, 500);
+    child.platform = platform.map(|(os, architecture)| Platform {
+        architecture: architecture.to_owned(),
+        os: os.to_owned(),
+        variant: None,
+        os_version: None,
+    });
+    (Role::Child, child)
+}
+
+/// A manifest under this digest; an index when it has children.
+pub(super) fn manifest(digest: Digest, edges: Vec<(Role, Descriptor)>) -> Manifest {
+    let index = edges.iter().any(|(role, _)| *role == Role::Child);
+    Manifest {
+        digest,
+        size: 1000,
+        media_type: if index { INDEX } else { MANIFEST }.to_owned(),
+        kind: if index { Kind::Index } else { Kind::Image },
+        artifact_type: None,
+        subject: None,
+        edges,
+        annotations: BTreeMap::new(),
+    }
+}
+
+/// An ordinary image of one layer.
+pub(super) fn image(seed: &str) -> Known<Image> {
+    let layer = edge(Role::Layer, "layer", LAYER, 50 << 20);
+    is(Image { manifest: Arc::new(manifest(digest(seed), vec![layer])) })
+}
+
+pub(super) fn of(manifest: Manifest) -> Known<Image> {
+    is(Image { manifest: Arc::new(manifest) })
+}
+
+pub(super) fn fact(lock: Option<&str>, current: Option<&str>) -> Known<TagFact> {
+    is(TagFact { lock: lock.map(digest), current: current.map(digest), stale: false })
+}
+
+pub(super) fn stale(lock: Option<&str>, current: Option<&str>) -> Known<TagFact> {
+    is(TagFact { lock: lock.map(digest), current: current.map(digest), stale: true })
+}
+
+pub(super) fn root(seed: &str, tags: &[&str], levels: u8) -> Root {
+    Root { digest: digest(seed), tags: tags.iter().map(|text| tag(text)).collect(), levels }
+}
+
+pub(super) fn roots(target: Option<Descriptor>, roots: Vec<Root>) -> Known<Roots> {
+    is(Roots { target, roots })
+}
+
+/// The codes of a refusal, the code first among them.
+pub(super) fn refused(decision: &Decision) -> Vec<Code> {
+    let Outcome::Refuse(refusal) = &decision.outcome else { panic!("not refused: {decision:?}") };
+    assert_eq!(decision.verdict, Verdict::Deny);
+    let codes: Vec<Code> = refusal.reasons.iter().map(|reason| reason.code).collect();
+    assert_eq!(codes.first(), Some(&refusal.code), "the code is the first reason's");
+    assert!(codes.is_sorted(), "reasons stand in table order");
+    codes
+}
+
+pub(super) fn permit(decision: &Decision) -> &Permit {
+    match &decision.outcome {
+        Outcome::Permit(permit) => permit,
+        _ => panic!("not permitted: {decision:?}"),
+    }
+}
+
+pub(super) fn need(decision: &Decision) -> &Lack {
+    match &decision.outcome {
+        Outcome::Need(need) => need.lack(),
+        _ => panic!("nothing needed: {decision:?}"),
+    }
+}
+
+pub(super) fn fault(decision: &Decision) -> &Fault {
+    match &decision.outcome {
+        Outcome::Fail(fault) => fault,
+        _ => panic!("no fault: {decision:?}"),
+    }
+}
+
+/// The digest of the manifest that may be served.
+pub(super) fn served(decision: &Decision) -> Digest {
+    match permit(decision).target() {
+        Target::Manifest(manifest) => manifest.digest,
+        other => panic!("no manifest: {other:?}"),
+    }
+}
