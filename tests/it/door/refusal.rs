@@ -399,14 +399,15 @@ async fn schema_1_and_layers_that_live_elsewhere_are_refused() {
         schema1,
     );
     let config = pair.hub.push_blob(APP, "{}").to_string();
+    let layer = pair.hub.push_blob(APP, "a layer").to_string();
     let foreign = serde_json::json!({
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
         "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": config, "size": 2},
         "layers": [{
             "mediaType": "application/vnd.oci.image.layer.nondistributable.v1.tar",
-            "digest": config,
-            "size": 2,
+            "digest": layer,
+            "size": 7,
             "urls": ["https://elsewhere.example/layer"],
         }],
     });
