@@ -37,7 +37,10 @@ async fn folds() {
         receipt.status(200);
         receipt.cache(Cache::Hit);
     }
-    println!("{:.2} M allowed pulls/s folded on one core", f64::from(FOLDS) / start.elapsed().as_secs_f64() / 1e6);
+    println!(
+        "{:.2} M allowed pulls/s folded on one core",
+        f64::from(FOLDS) / start.elapsed().as_secs_f64() / 1e6
+    );
     log.close().await;
 }
 
@@ -54,7 +57,10 @@ async fn refusals(waiters: usize, each: usize) {
                 let tag = format!("n{number}");
                 let judged = judged(&format!("docker.io/library/w{waiter}"), &tag, Verdict::Deny);
                 let start = Instant::now();
-                let say = |id: &ulid::Ulid| Sentence { message: format!("blocked by policy {id}"), phrase: String::new() };
+                let say = |id: &ulid::Ulid| Sentence {
+                    message: format!("blocked by policy {id}"),
+                    phrase: String::new(),
+                };
                 log.refused(draft(&caller(), &judged), say).await.unwrap();
                 times.push(start.elapsed());
             }

@@ -150,7 +150,8 @@ impl Catalog {
             .clone()
     }
 
-    fn touch(&self, name: &Name) {
+    /// What was decided from facts about a repository before now is to be decided anew.
+    pub fn touch(&self, name: &Name) {
         self.version(name).fetch_add(1, Ordering::Release);
     }
 

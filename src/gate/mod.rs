@@ -176,8 +176,7 @@ impl Gate {
                         seen = version.load(Ordering::Acquire);
                         continue;
                     }
-                    let mut judgement =
-                        judgement(&rules, ask, (verdict, softened), trace, &permit, &facts);
+                    let mut judgement = judgement(&rules, ask, (verdict, softened), trace, &permit, &facts);
                     if let What::Digest(digest) = &ask.what {
                         judgement.image.roots.extend(self.ancestors(&ask.name, digest).await);
                     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::spelling::Spelt;
 use super::{Algorithm, Digest, Hasher};
 
 /// The largest manifest accepted, in bytes (distribution-spec: registries must take at least 4 MiB).
@@ -186,7 +187,7 @@ impl Manifest {
         }
         let header =
             content_type.map(|text| text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
-        let header = header.filter(|text| !text.is_empty());
+        let header = header.filter(|text| is_media_type(text));
         let malformed = |error: &dyn std::fmt::Display| ManifestError::Malformed(error.to_string());
         if is_schema1(header.as_deref(), bytes) {
             return Ok(Self {
@@ -202,6 +203,7 @@ impl Manifest {
             });
         }
         let wire: Wire = serde_json::from_slice(bytes).map_err(|error| malformed(&error))?;
+        let Spelt = serde_json::from_slice(bytes).map_err(|error| malformed(&error))?;
         if wire.schema_version.is_some_and(|version| version != 2) {
             return Err(malformed(&"schemaVersion must be 2"));
         }
@@ -226,17 +228,23 @@ impl Manifest {
         if is_manifest_type(&media_type) && is_index != is_index_type(&media_type) {
             return Err(malformed(&format!("it is no {media_type}")));
         }
-        if media_type.len() > 255 || !media_type.bytes().all(|byte| byte.is_ascii_graphic()) {
+        if !is_media_type(&media_type) {
             return Err(malformed(&"its mediaType is no media type"));
         }
         let mut edges: Vec<(Role, Descriptor)> = Vec::new();
         edges.extend(wire.manifests.into_iter().flatten().map(|child| (Role::Child, child)));
         edges.extend(wire.config.map(|config| (Role::Config, config)));
         edges.extend(wire.layers.into_iter().chain(wire.blobs).flatten().map(|layer| (Role::Layer, layer)));
-        let mut sizes: BTreeMap<Digest, u64> = BTreeMap::new();
+        let mut first: BTreeMap<Digest, (u64, bool)> = BTreeMap::new();
         for (_, edge) in &edges {
-            if *sizes.entry(edge.digest).or_insert(edge.size) != edge.size {
+            let (size, foreign) = (edge.size, !edge.urls.is_empty());
+            let before = *first.entry(edge.digest).or_insert((size, foreign));
+            if before.0 != size {
                 return Err(malformed(&format!("it gives {} two sizes", edge.digest)));
+            }
+            // Each digest is kept once: the addresses of a second mention must not get lost with it.
+            if before.1 != foreign {
+                return Err(malformed(&format!("it gives {} with and without urls", edge.digest)));
             }
         }
         let mut seen = std::collections::HashSet::new();
@@ -279,6 +287,11 @@ impl Manifest {
 
 const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
+/// Whether it can be a `Content-Type`.
+fn is_media_type(text: &str) -> bool {
+    (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
 
 fn is_index_type(media_type: &str) -> bool {
     matches!(media_type, INDEX | "application/vnd.docker.distribution.manifest.list.v2+json")
@@ -333,9 +346,24 @@ mod tests {
         assert!(matches!(parse(&text, None), Err(ManifestError::Malformed(_))));
         let text = format!(r#"{{"schemaVersion":2,"mediaType":"{IMAGE}","layers":[{LAYER}]}}"#);
         assert!(matches!(parse(&text, Some(INDEX)), Err(ManifestError::MediaType { .. })));
+        for layer in [",\"URLs\":[\"http://x\"]}", ",\"url\u{17f}\":[\"http://x\"]}"] {
+            let text = format!(r#"{{"schemaVersion":2,"layers":[{}]}}"#, LAYER.replace('}', layer));
+            assert!(matches!(parse(&text, None), Err(ManifestError::Malformed(_))), "{text}");
+        }
+        let text = format!(r#"{{"schemaVersion":2,"layers":[{LAYER}],"Layers":[]}}"#);
+        assert!(matches!(parse(&text, None), Err(ManifestError::Malformed(_))));
+        let foreign = LAYER.replace('}', ",\"urls\":[\"http://x\"]}");
+        let text = format!(r#"{{"schemaVersion":2,"layers":[{LAYER},{foreign}]}}"#);
+        assert!(matches!(parse(&text, None), Err(ManifestError::Malformed(_))));
         let other = LAYER.replace("\"size\":3", "\"size\":4");
         let text = format!(r#"{{"schemaVersion":2,"layers":[{LAYER},{other}]}}"#);
         assert!(matches!(parse(&text, None), Err(ManifestError::Malformed(_))));
+    }
+
+    #[test]
+    fn annotations_may_be_called_like_keys() {
+        let text = format!(r#"{{"schemaVersion":2,"layers":[{LAYER}],"annotations":{{"Layers":"1"}}}}"#);
+        assert!(parse(&text, None).is_ok());
     }
 
     #[test]

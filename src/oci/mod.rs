@@ -6,6 +6,7 @@ mod fault;
 mod manifest;
 mod name;
 mod request;
+mod spelling;
 
 pub use digest::{Algorithm, Digest, DigestError, Hasher};
 pub use error::ErrorCode;

@@ -1,7 +1,8 @@
 //! Names: one normal form, one parser for every input.
 //!
-//! `registry/repository[:tag][@digest]`. The registry is lower-case, without `:443`, and Docker Hub's
-//! other spellings are `docker.io`; only there a single-component repository means `library/…`.
+//! `registry/repository[:tag][@digest]`. The registry is lower-case, without `:443` (which only a host
+//! that is a single label keeps), and Docker Hub's other spellings are `docker.io`; only there a
+//! single-component repository means `library/…`.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -89,7 +90,12 @@ fn split_port(text: &str) -> (&str, Option<&str>) {
 
 fn is_ip(host: &str) -> bool {
     let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
-    bare.parse::<IpAddr>().is_ok() || bare.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
+    // Resolvers and URL parsers take 127.1, 2130706433 and 0x7f.1 for addresses as well.
+    let number = |label: &str| match label.strip_prefix("0x") {
+        Some(digits) => digits.bytes().all(|byte| byte.is_ascii_hexdigit()),
+        None => label.bytes().all(|byte| byte.is_ascii_digit()),
+    };
+    bare.parse::<IpAddr>().is_ok() || bare.split('.').all(number)
 }
 
 impl FromStr for Registry {
@@ -122,7 +128,9 @@ impl FromStr for Registry {
         };
         Ok(Self(match (host, port) {
             ("docker.io" | "index.docker.io" | "registry-1.docker.io", None) => DOCKER_HUB.into(),
-            (host, None) => host.into(),
+            (host, None) if Self::looks_like_one(host) => host.into(),
+            // Without its port a single label would read as a repository of Docker Hub.
+            (host, None) => format!("{host}:443").into(),
             (host, Some(port)) => format!("{host}:{port}").into(),
         }))
     }
@@ -345,6 +353,12 @@ mod tests {
     }
 
     #[test]
+    fn a_registry_of_one_label_keeps_its_port_so_that_it_stays_a_registry() {
+        assert_eq!(normal("registry:443/x:1").as_deref(), Ok("registry:443/x:1"));
+        assert_eq!("registry".parse::<Registry>(), "registry:443".parse());
+    }
+
+    #[test]
     fn a_name_that_only_begins_like_a_known_one_stays_another() {
         assert_eq!(
             normal("docker.io.evil.com/library/python:3.11.9").as_deref(),
@@ -397,7 +411,7 @@ mod tests {
 
     #[test]
     fn ip_addresses_are_recognised_in_every_spelling_a_resolver_would_take() {
-        for text in ["127.0.0.1", "[::1]:5000", "10.1", "2130706433", "127.0.0.1:5000"] {
+        for text in ["127.0.0.1", "[::1]:5000", "10.1", "2130706433", "0x7f.1", "127.0.0.1:5000"] {
             let registry: Registry = text.parse().expect(text);
             assert!(registry.is_ip(), "{text}");
         }

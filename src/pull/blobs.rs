@@ -44,6 +44,8 @@ impl Puller {
         if self.possesses(name, &digest).await? {
             return Ok(fetched);
         }
+        // It was not in the store when it was permitted; from now on this is a question of possession.
+        self.0.catalog.touch(name);
         Err(Fault::Absent(format!("{name}@{digest}: its upstream does not have it").into()))
     }
 

@@ -67,7 +67,8 @@ impl Door {
         }
         let rules = self.0.gate.rules();
         let forwarded_for = forwarded_for(request.headers());
-        let user_agent = request.headers().get(USER_AGENT).map(|value| String::from_utf8_lossy(value.as_bytes()));
+        let user_agent =
+            request.headers().get(USER_AGENT).map(|value| String::from_utf8_lossy(value.as_bytes()));
         let evidence = evidence(request.headers(), forwarded_for.as_deref(), user_agent.as_deref(), peer);
         let caller = rules.identity().identify(&evidence);
         let method = request.method().as_str();

@@ -3,7 +3,9 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
 mod clients;
+mod corpora;
 mod door;
+
 mod fake_registry;
 mod house;
 mod support;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use oci_distribution::secrets::RegistryAuth;
 use pullgate::clock::Clock;
 use pullgate::oci::Digest;
 use serde_json::{Value, json};
@@ -309,8 +310,18 @@ async fn a_blob_that_always_breaks_off_fails_and_is_fetched_again_later() {
 async fn a_second_pull_needs_no_upstream_by_tag_and_digest_also_after_a_restart() {
     let pair = Pair::start().await;
     let index = Index::platforms(&["linux/amd64", "linux/arm64"], 22);
+    let single = image(122, 5000);
     index.push(&pair.hub, APP, "1.0.0");
     index.push(&pair.hub, "acme/literal", "1.0.0");
+    single.push(&pair.hub, APP, "1.0.1");
+    let types = vec!["application/vnd.oci.image.layer.v1.tar"];
+    let pull = async |pair: &Pair| {
+        let reference = pair.gateway.reference(APP, "1.0.1");
+        let client = pair.gateway.oci_client();
+        let pulled = client.pull(&reference, &RegistryAuth::Anonymous, types.clone()).await.unwrap();
+        assert_eq!(pulled.digest.unwrap(), single.digest().to_string());
+    };
+    pull(&pair).await;
     for repository in [APP, "acme/literal"] {
         pair.gateway.pull(Form::Ns, "docker.io", repository, "1.0.0", &index).await;
     }
@@ -324,6 +335,7 @@ async fn a_second_pull_needs_no_upstream_by_tag_and_digest_also_after_a_restart(
                 pair.gateway.pull_digest(form, "docker.io", repository, &index).await;
             }
         }
+        pull(&pair).await;
         pair = pair.restart().await;
     }
 }

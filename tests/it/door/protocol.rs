@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use http::{Method, Version};
-use oci_distribution::client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
 use oci_distribution::secrets::RegistryAuth;
 use pullgate::oci::{Algorithm, Digest};
 use serde_json::{Value, json};
@@ -585,18 +584,8 @@ async fn the_oci_client_library_pulls_an_image_byte_for_byte_and_meets_the_refus
     let pair = Pair::start().await;
     let image = image(20, 500_000);
     image.push(&pair.hub, APP, "1.0.0");
-    let certificate =
-        Certificate { encoding: CertificateEncoding::Pem, data: pair.gateway.ca.clone().into_bytes() };
-    let config = ClientConfig {
-        protocol: ClientProtocol::Https,
-        extra_root_certificates: vec![certificate],
-        ..ClientConfig::default()
-    };
-    let client = oci_distribution::Client::try_from(config).unwrap();
-    let reference = |tag: &str| {
-        let repository = format!("docker.io/{APP}");
-        oci_distribution::Reference::with_tag(pair.gateway.authority(), repository, tag.to_owned())
-    };
+    let client = pair.gateway.oci_client();
+    let reference = |tag: &str| pair.gateway.reference(APP, tag);
     let types = vec!["application/vnd.oci.image.layer.v1.tar"];
     let pulled = client.pull(&reference("1.0.0"), &RegistryAuth::Anonymous, types.clone()).await.unwrap();
     assert_eq!(pulled.digest.unwrap(), image.digest().to_string());

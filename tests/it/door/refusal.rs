@@ -4,6 +4,7 @@ use pullgate::oci::Digest;
 use serde_json::Value;
 
 use super::{POLICY, Pair, image};
+use crate::support::fault::{Fault, Gate};
 use crate::support::gateway::{Answer, Form, Gateway, Site, until};
 use crate::support::image::{Fixture, Index};
 use crate::support::registry::Registry;
@@ -398,14 +399,15 @@ async fn schema_1_and_layers_that_live_elsewhere_are_refused() {
         schema1,
     );
     let config = pair.hub.push_blob(APP, "{}").to_string();
+    let layer = pair.hub.push_blob(APP, "a layer").to_string();
     let foreign = serde_json::json!({
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
         "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": config, "size": 2},
         "layers": [{
             "mediaType": "application/vnd.oci.image.layer.nondistributable.v1.tar",
-            "digest": config,
-            "size": 2,
+            "digest": layer,
+            "size": 7,
             "urls": ["https://elsewhere.example/layer"],
         }],
     });
@@ -414,5 +416,80 @@ async fn schema_1_and_layers_that_live_elsewhere_are_refused() {
     for tag in ["1.0.0", "1.0.1"] {
         let manifest = path(Form::Prefix, APP, format!("manifests/{tag}"));
         pair.gateway.get(&manifest).await.expect_denied("media.refused");
+    }
+}
+
+#[tokio::test]
+async fn a_layer_that_is_just_arriving_for_one_repository_is_not_given_to_another() {
+    let pair = Pair::start().await;
+    let image = image(20, 1_000_000);
+    image.push(&pair.hub, APP, "1.0.0");
+    // The thief's upstream has the manifest alone.
+    pair.ghcr.push_manifest("other/thief", Some("1.0.0"), image.media_type, image.manifest.clone());
+    pair.gateway.get(&path(Form::Prefix, APP, "manifests/1.0.0")).await.expect_bytes(&image.manifest);
+    let stolen = Form::Prefix.path("ghcr.io", "other/thief", "manifests/1.0.0");
+    pair.gateway.get(&stolen).await.expect_bytes(&image.manifest);
+    let layer = Digest::sha256(image.layer(1));
+    let gate = Gate::new();
+    pair.hub.on("GET", "/blobs/").once(Fault::SlowGate(65_536, gate.clone()));
+    gate.release(4);
+    let owner = pair.gateway.open("GET", &path(Form::Prefix, APP, format!("blobs/{layer}")), &[]).await;
+    let thief = Form::Prefix.path("ghcr.io", "other/thief", &format!("blobs/{layer}"));
+    for headers in [&[][..], &[("range", "bytes=0-9")]] {
+        let answer = pair.gateway.send("GET", &thief, headers).await;
+        assert!([403, 404].contains(&answer.status.as_u16()), "{answer:?}");
+    }
+    gate.open();
+    Answer::read(owner).await.expect_bytes(image.layer(1));
+    // While it arrives it is "not found upstream"; once it is here it is a refusal, and on record.
+    until("it is a refusal", async || pair.gateway.get(&thief).await.status == 403).await;
+    pair.gateway.get(&thief).await.expect_denied("possession.missing");
+    assert_eq!(pair.gateway.blocked().await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_cached_manifest_is_not_given_to_a_repository_that_does_not_have_it() {
+    let pair = Pair::start().await;
+    let (image, index) = (image(21, 1000), Index::platforms(&["linux/amd64"], 22));
+    for (private, tag) in [(&image, "1.0.0"), (&index, "1.0.1")] {
+        private.push(&pair.hub, APP, tag);
+        pair.gateway.pull(Form::Prefix, "docker.io", APP, tag, private).await;
+        for repository in ["acme/thief", "acme/literal"] {
+            pair.hub.push_blob(repository, "something of its own");
+            let manifest = path(Form::Prefix, repository, format!("manifests/{}", private.digest()));
+            let answer = pair.gateway.get(&manifest).await;
+            assert!([403, 404].contains(&answer.status.as_u16()), "{answer:?}");
+            assert_ne!(pair.gateway.head(&manifest).await.status, 200);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_manifest_that_can_be_read_in_two_ways_is_not_served() {
+    let pair = Pair::start().await;
+    let image = image(23, 1000);
+    image.push(&pair.hub, APP, "1.0.0");
+    let text = String::from_utf8(image.manifest.to_vec()).unwrap();
+    let both = text.replacen('{', r#"{"manifests":[],"#, 1);
+    let other_type = text.replace("image.manifest.v1+json", "image.index.v1+json");
+    let twice = text.replacen('{', r#"{"layers":[],"#, 1);
+    for (number, ambiguous) in [both, other_type, twice].into_iter().enumerate() {
+        let tag = format!("2.0.{number}");
+        pair.hub.push_manifest(APP, Some(&tag), image.media_type, ambiguous.clone());
+        let answer = pair.gateway.get(&path(Form::Prefix, APP, format!("manifests/{tag}"))).await;
+        assert_eq!(answer.status, 502, "{ambiguous}");
+    }
+}
+
+#[tokio::test]
+async fn an_upstreams_wrong_content_type_does_not_become_the_gateways() {
+    let pair = Pair::start().await;
+    let image = image(24, 1000);
+    image.push(&pair.hub, APP, "1.0.0");
+    pair.hub.on("*", "/manifests/").always(Fault::ContentType("text/html"));
+    let answer = pair.gateway.get(&path(Form::Prefix, APP, "manifests/1.0.0")).await;
+    match answer.status.as_u16() {
+        200 => assert_eq!(answer.header("content-type"), image.media_type),
+        other => assert_eq!(other, 502),
     }
 }

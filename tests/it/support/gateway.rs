@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode, Version, header};
 use jiff::Timestamp;
+use oci_distribution::client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol};
 use pullgate::audit::{self, Filter};
 use pullgate::cli::serve::{Options, Running};
 use pullgate::clock::Clock;
@@ -304,6 +305,23 @@ impl Gateway {
     pub(crate) async fn get2(&self, path: &str) -> Answer {
         let url = self.url(path);
         Answer::read(self.h2.request(Method::GET, url).send().await.unwrap()).await
+    }
+
+    /// The OCI client library, trusting this gateway.
+    pub(crate) fn oci_client(&self) -> oci_distribution::Client {
+        let data = self.ca.clone().into_bytes();
+        let config = ClientConfig {
+            protocol: ClientProtocol::Https,
+            extra_root_certificates: vec![Certificate { encoding: CertificateEncoding::Pem, data }],
+            ..ClientConfig::default()
+        };
+        config.try_into().unwrap()
+    }
+
+    /// How that client names an image of docker.io behind this gateway.
+    pub(crate) fn reference(&self, repository: &str, tag: &str) -> oci_distribution::Reference {
+        let repository = format!("docker.io/{repository}");
+        oci_distribution::Reference::with_tag(self.authority(), repository, tag.to_owned())
     }
 
     /// A TLS connection to the pull listener on which anything can be written.
