@@ -14,6 +14,7 @@ mod offline;
 mod pattern;
 mod refusal;
 mod rules;
+mod suggest;
 #[cfg(test)]
 mod tests;
 

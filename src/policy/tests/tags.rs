@@ -125,8 +125,6 @@ fn another_manifest_than_the_one_to_be_served_is_asked_for_again() {
     assert_eq!(need(&decision), &Lack::Image(digest("d")));
 }
 
-// Content.
-
 fn with_image(edges: Vec<(Role, Descriptor)>) -> Facts {
     Facts { tag: fact(None, Some("d")), image: of(manifest(digest("d"), edges)), ..Facts::default() }
 }
@@ -156,8 +154,6 @@ fn an_index_of_a_thousand_manifests_passes_and_one_more_does_not() {
     let all = [Code::MediaRefused, Code::IndexTooLarge];
     assert_eq!(refused(&decide(&policy, ask(), &facts)), all, "all checks of a phase are reported");
 }
-
-// Companions.
 
 fn companion_of(seed: &str) -> What {
     What::Tag(tag(&format!("sha256-{}.sig", digest(seed).hex())))
