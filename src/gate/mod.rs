@@ -144,21 +144,30 @@ impl Gate {
         self.0.memo.invalidate_all();
     }
 
+    /// The permit given before under the same rules and facts, renewed without waiting for anything;
+    /// `None` when there is none and the ask has to be decided ([`Gate::admit`]).
+    pub fn renew(&self, caller: &Caller, ask: &Ask, http: Http<'_>) -> Option<Result<Pass, Turned>> {
+        let inner = &self.0;
+        let memo = inner.memo.get(&(ask.clone(), caller.class.clone()))?;
+        if !memo.holds(inner.rules.load().generation(), inner.clock.now()) {
+            return None;
+        }
+        memo.counter.inc();
+        let receipt = inner.log.allowed(Draft { caller, judged: &memo.judged, http });
+        Some(match receipt {
+            Ok(receipt) => Ok(Pass { permit: memo.permit.clone(), receipt }),
+            Err(error) => Err(Turned::Unrecorded(error)),
+        })
+    }
+
     /// May this caller have this? Facts are gathered as decisions ask for them; what was permitted
     /// before under the same rules and facts is permitted at once.
     pub async fn admit(&self, caller: &Caller, ask: &Ask, http: Http<'_>) -> Result<Pass, Turned> {
+        if let Some(renewed) = self.renew(caller, ask, http) {
+            return renewed;
+        }
         let inner = &self.0;
         let key = (ask.clone(), caller.class.clone());
-        if let Some(memo) = inner.memo.get(&key)
-            && memo.holds(inner.rules.load().generation(), inner.clock.now())
-        {
-            memo.counter.inc();
-            let receipt = inner
-                .log
-                .allowed(Draft { caller, judged: &memo.judged, http })
-                .map_err(Turned::Unrecorded)?;
-            return Ok(Pass { permit: memo.permit.clone(), receipt });
-        }
         let version = inner.catalog.version(&ask.name);
         let mut seen = version.load(Ordering::Acquire);
         let mut facts = Facts::default();

@@ -215,11 +215,16 @@ impl<'a> Endpoint<'a> {
         if let Some(name) = rest.strip_suffix("/tags/list") {
             return Some((name, Self::Tags));
         }
-        if let Some((name, _)) = rest.split_once("/blobs/uploads") {
-            return Some((name, Self::Upload));
-        }
         let (head, last) = rest.rsplit_once('/')?;
         let (name, word) = head.rsplit_once('/')?;
+        if word == "uploads" || last == "uploads" {
+            // `<name>/blobs/uploads[/<session>]`
+            let upload =
+                rest.split_once("/blobs/uploads").filter(|(_, end)| !end.trim_matches('/').contains('/'));
+            if let Some((name, _)) = upload {
+                return Some((name, Self::Upload));
+            }
+        }
         match word {
             "blobs" => Some((name, Self::Blob(last))),
             "manifests" => Some((name, Self::Manifest(last))),

@@ -13,7 +13,7 @@ use std::time::Duration;
 use moka::sync::Cache as Memory;
 use tokio::sync::mpsc;
 
-use crate::catalog::{Catalog, Moved, Stored};
+use crate::catalog::{Catalog, Moved};
 use crate::clock::Clock;
 use crate::content::Store;
 use crate::oci::{Descriptor, Digest, Fault, Manifest, Name, Tag};
@@ -22,6 +22,7 @@ use crate::upstream::Upstreams;
 
 use flight::Flights;
 
+pub use crate::catalog::Stored;
 pub use blobs::{Cache, Fetched};
 
 /// How old what was learnt from an upstream may get.

@@ -7,24 +7,26 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{
     AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, IF_RANGE, LINK,
     RANGE, RETRY_AFTER, USER_AGENT, WARNING,
 };
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
+use moka::sync::Cache;
 use serde_json::{Value, json};
 
 use super::listener::Peer;
 use super::refuse::{Manners, Refuser, denial, envelope};
 use super::reply::{self, Body, Reply, Span};
-use crate::audit::{Cache, Http};
+use crate::audit::{self, Http};
 use crate::clock::Clock;
 use crate::gate::{Gate, Pass, Turned};
 use crate::identity::{Caller, Evidence};
-use crate::oci::{self, Access, Descriptor, ErrorCode, Fault, Pull, Tag, What};
+use crate::oci::{self, Access, Descriptor, Digest, ErrorCode, Fault, Pull, Tag, What};
 use crate::policy::Target;
-use crate::pull::{self, Puller};
+use crate::pull::{self, Puller, Stored};
 
 /// The first header is on its way within this time, or an error that says when to come again:
 /// containerd from 2.3 on gives up after 30 s.
@@ -39,8 +41,78 @@ struct Inner {
     gate: Gate,
     puller: Puller,
     refuser: Refuser,
+    prepared: Cache<Digest, Arc<Prepared>>,
     first_header: Duration,
     clock: Clock,
+}
+
+/// The reply that a manifest makes: the same for everybody who is permitted to have it.
+#[derive(Debug)]
+struct Prepared {
+    headers: HeaderMap,
+    bytes: Bytes,
+}
+
+/// How many bytes of manifests are kept ready.
+const PREPARED: u64 = 64 << 20;
+
+impl Prepared {
+    fn new(stored: &Stored) -> Self {
+        let mut headers = HeaderMap::with_capacity(8);
+        reply::name_content(&mut headers, &stored.manifest.digest);
+        headers.insert(CONTENT_TYPE, reply::header_text(&stored.manifest.media_type));
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(stored.manifest.size));
+        headers.insert(reply::API_VERSION, HeaderValue::from_static(reply::REGISTRY_2));
+        Self { headers, bytes: stored.bytes.clone() }
+    }
+
+    fn reply(&self, pull: &Pull, headers: &HeaderMap) -> Reply {
+        let body = match pull.access {
+            Access::Get => Body::whole(self.bytes.clone()),
+            Access::Head => Body::empty(),
+        };
+        let mut reply = reply::reply(StatusCode::OK, body);
+        *reply.headers_mut() = self.headers.clone();
+        if is_known_to_client(headers, reply.headers()) { not_modified(reply) } else { reply }
+    }
+}
+
+/// What was understood of a request that has to wait for something.
+enum Understood {
+    /// That it cannot be read; the refusal has to be recorded.
+    Nothing { caller: Caller, error: oci::RequestError },
+    /// All of it; the permit may be there already.
+    Pull { pull: Pull, caller: Caller, renewed: Option<Result<Pass, Turned>> },
+}
+
+fn http<'a>(request: &'a Request<()>, pull: &'a Pull) -> Http<'a> {
+    Http {
+        method: request.method().as_str(),
+        path: request.uri().path(),
+        ns: pull.ns.as_ref().map(oci::Registry::as_str),
+        status: None,
+    }
+}
+
+/// Tells the client which registry it was answered for, where it named one (distribution-spec,
+/// "Registry Proxying").
+fn name_registry(mut reply: Reply, pull: &Pull) -> Reply {
+    if let Some(ns) = &pull.ns {
+        reply.headers_mut().insert(reply::OCI_NAMESPACE, reply::header_text(ns.as_str()));
+    }
+    reply
+}
+
+/// Lets the receipt ride along with the reply, and the warning of a softened rule.
+fn settle(mut reply: Reply, pass: Pass) -> Reply {
+    if let Some(warning) = pass.permit().warning() {
+        let text = format!("299 - \"{}\"", warning.replace(['"', '\\'], "'"));
+        reply.headers_mut().insert(WARNING, reply::header_text(&text));
+    }
+    let mut receipt = pass.into_receipt();
+    receipt.status(reply.status().as_u16());
+    let (parts, body) = reply.into_parts();
+    Reply::from_parts(parts, body.with_receipt(receipt))
 }
 
 /// The door as one connection sees it.
@@ -53,17 +125,27 @@ pub(super) struct Visitor {
 impl Door {
     /// A door before this gate, whose replies begin within `first_header`.
     pub fn new(gate: Gate, puller: Puller, manners: Manners, first_header: Duration, clock: Clock) -> Self {
-        Self(Arc::new(Inner { gate, puller, refuser: Refuser::new(manners), first_header, clock }))
+        let prepared = Cache::builder()
+            .max_capacity(PREPARED)
+            .weigher(|_, prepared: &Arc<Prepared>| {
+                u32::try_from(prepared.bytes.len() + 1024).unwrap_or(u32::MAX)
+            })
+            .build();
+        Self(Arc::new(Inner { gate, puller, refuser: Refuser::new(manners), prepared, first_header, clock }))
     }
 
     pub(super) fn visitor(&self, peer: Peer) -> Visitor {
         Visitor { door: self.clone(), peer: Arc::new(peer) }
     }
 
-    async fn answer(&self, request: &Request<()>, peer: &Peer) -> Reply {
+    /// Answers what needs no waiting; for everything else, what was understood of the request so far.
+    ///
+    /// A cached manifest under a renewed permit is answered here: the path that must keep up with a
+    /// static file, so it makes no future and takes no timer.
+    fn begin(&self, request: &Request<()>, peer: &Peer) -> Result<Reply, Box<Understood>> {
         let path = request.uri().path();
         if path != "/v2" && !path.starts_with("/v2/") {
-            return not_served(path);
+            return Ok(not_served(path));
         }
         let rules = self.0.gate.rules();
         let forwarded_for = forwarded_for(request.headers());
@@ -72,47 +154,65 @@ impl Door {
         let evidence = evidence(request.headers(), forwarded_for.as_deref(), user_agent.as_deref(), peer);
         let caller = rules.identity().identify(&evidence);
         let method = request.method().as_str();
-        let query = request.uri().query();
-        let mut reply = match oci::Request::parse(method, path, query, rules.naming()) {
-            Ok(oci::Request::Ping) => ping(),
-            Ok(oci::Request::Pull(pull)) => self.pull(&pull, &caller, request).await,
-            Err(oci::RequestError::Unknown(_)) => not_served(path),
-            Err(error) => {
+        match oci::Request::parse(method, path, request.uri().query(), rules.naming()) {
+            Ok(oci::Request::Ping) => Ok(ping()),
+            Ok(oci::Request::Pull(pull)) => self.begin_pull(pull, caller, request),
+            Err(oci::RequestError::Unknown(_)) => Ok(not_served(path)),
+            Err(error) => Err(Box::new(Understood::Nothing { caller, error })),
+        }
+    }
+
+    fn begin_pull(
+        &self,
+        pull: Pull,
+        caller: Caller,
+        request: &Request<()>,
+    ) -> Result<Reply, Box<Understood>> {
+        if let Some(echo) = self.0.refuser.echo(&pull) {
+            return Ok(name_registry(echo, &pull));
+        }
+        let renewed = self.0.gate.renew(&caller, &pull.ask, http(request, &pull));
+        if let Some(Ok(pass)) = renewed {
+            let Target::Manifest(manifest) = pass.permit().target() else {
+                return Err(Box::new(Understood::Pull { pull, caller, renewed: Some(Ok(pass)) }));
+            };
+            let Some(prepared) = self.0.prepared.get(&manifest.digest) else {
+                return Err(Box::new(Understood::Pull { pull, caller, renewed: Some(Ok(pass)) }));
+            };
+            let reply = prepared.reply(&pull, request.headers());
+            return Ok(name_registry(settle(reply, pass), &pull));
+        }
+        Err(Box::new(Understood::Pull { pull, caller, renewed }))
+    }
+
+    async fn answer(&self, understood: Understood, request: &Request<()>) -> Reply {
+        match understood {
+            Understood::Nothing { caller, error } => {
+                let (method, path) = (request.method().as_str(), request.uri().path());
                 let http = Http { method, path, ns: None, status: None };
                 match self.0.gate.turn_away(&caller, &error, http).await {
                     Turned::Refused(refused) => denial(&refused, envelope(&refused, code_of(&error))),
                     turned => self.turned(turned, None, &caller),
                 }
             }
-        };
-        reply.headers_mut().insert(reply::API_VERSION, HeaderValue::from_static("registry/2.0"));
-        reply
-    }
-
-    async fn pull(&self, pull: &Pull, caller: &Caller, request: &Request<()>) -> Reply {
-        if let Some(echo) = self.0.refuser.echo(pull) {
-            return echo;
-        }
-        let http = Http {
-            method: request.method().as_str(),
-            path: request.uri().path(),
-            ns: pull.ns.as_ref().map(oci::Registry::as_str),
-            status: None,
-        };
-        let work = async {
-            match self.0.gate.admit(caller, &pull.ask, http).await {
-                Ok(pass) => self.serve(pull, pass, caller, request.headers()).await,
-                Err(turned) => self.turned(turned, Some(pull), caller),
+            Understood::Pull { pull, caller, renewed } => {
+                let work = async {
+                    let admitted = match renewed {
+                        Some(renewed) => renewed,
+                        None => self.0.gate.admit(&caller, &pull.ask, http(request, &pull)).await,
+                    };
+                    match admitted {
+                        Ok(pass) => self.serve(&pull, pass, &caller, request.headers()).await,
+                        Err(turned) => self.turned(turned, Some(&pull), &caller),
+                    }
+                };
+                let reply = match tokio::time::timeout(self.0.first_header, work).await {
+                    Ok(reply) => reply,
+                    Err(_) => too_slow(),
+                };
+                name_registry(reply, &pull)
             }
-        };
-        let mut reply = match tokio::time::timeout(self.0.first_header, work).await {
-            Ok(reply) => reply,
-            Err(_) => too_slow(),
-        };
-        if let Some(ns) = &pull.ns {
-            reply.headers_mut().insert(reply::OCI_NAMESPACE, reply::header_text(ns.as_str()));
         }
-        reply
     }
 
     async fn serve(&self, pull: &Pull, mut pass: Pass, caller: &Caller, headers: &HeaderMap) -> Reply {
@@ -122,33 +222,18 @@ impl Door {
             Target::Referrers(_) => self.referrers(pull, &pass).await,
             Target::Tags => self.tags(pull, &pass, caller).await,
         };
-        let mut reply =
-            served.unwrap_or_else(|fault| reply::fault(&fault, &pull.ask.what, self.0.clock.now()));
-        if let Some(warning) = pass.permit().warning() {
-            let text = format!("299 - \"{}\"", warning.replace(['"', '\\'], "'"));
-            reply.headers_mut().insert(WARNING, reply::header_text(&text));
-        }
-        let mut receipt = pass.into_receipt();
-        receipt.status(reply.status().as_u16());
-        let (parts, body) = reply.into_parts();
-        Reply::from_parts(parts, body.with_receipt(receipt))
+        let reply = served.unwrap_or_else(|fault| reply::fault(&fault, &pull.ask.what, self.0.clock.now()));
+        settle(reply, pass)
     }
 
     async fn manifest(&self, pull: &Pull, pass: &Pass, headers: &HeaderMap) -> Result<Reply, Fault> {
-        let stored = self.0.puller.manifest(pass.permit()).await?;
-        let manifest = &stored.manifest;
-        let body = match pull.access {
-            Access::Get => Body::whole(stored.bytes.clone()),
-            Access::Head => Body::empty(),
+        let Target::Manifest(manifest) = pass.permit().target() else {
+            return Err(Fault::Invalid("this permit is for no manifest".into()));
         };
-        let mut reply = reply::reply(StatusCode::OK, body);
-        reply::name_content(reply.headers_mut(), &manifest.digest);
-        if is_known_to_client(headers, reply.headers()) {
-            return Ok(not_modified(reply));
-        }
-        reply.headers_mut().insert(CONTENT_TYPE, reply::header_text(&manifest.media_type));
-        reply.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(manifest.size));
-        Ok(reply)
+        let stored = self.0.puller.manifest(pass.permit()).await?;
+        let prepared = Arc::new(Prepared::new(&stored));
+        self.0.prepared.insert(manifest.digest, prepared.clone());
+        Ok(prepared.reply(pull, headers))
     }
 
     async fn blob(&self, pull: &Pull, pass: &mut Pass, headers: &HeaderMap) -> Result<Reply, Fault> {
@@ -173,8 +258,8 @@ impl Door {
         }
         let fetched = self.0.puller.blob(pass.permit()).await?;
         pass.receipt().cache(match fetched.cache {
-            pull::Cache::Hit => Cache::Hit,
-            pull::Cache::Miss => Cache::Miss,
+            pull::Cache::Hit => audit::Cache::Hit,
+            pull::Cache::Miss => audit::Cache::Miss,
         });
         let range = match span {
             Span::Part(range) => {
@@ -282,22 +367,48 @@ fn code_of(error: &oci::RequestError) -> ErrorCode {
 impl tower::Service<Request<Incoming>> for Visitor {
     type Response = Reply;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Reply, Infallible>> + Send>>;
+    type Future = Answering;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
-        let visitor = self.clone();
+    fn call(&mut self, request: Request<Incoming>) -> Answering {
         // No request has a body worth reading; hyper discards what is sent.
         let (parts, _) = request.into_parts();
         let request = Request::from_parts(parts, ());
-        Box::pin(async move {
-            let reply = visitor.door.answer(&request, &visitor.peer).await;
-            Ok(if request.method() == Method::HEAD { reply::without_bytes(reply) } else { reply })
-        })
+        match self.door.begin(&request, &self.peer) {
+            Ok(reply) => Answering::Ready(Some(complete(reply, request.method()))),
+            Err(understood) => {
+                let door = self.door.clone();
+                Answering::Waiting(Box::pin(async move {
+                    complete(door.answer(*understood, &request).await, request.method())
+                }))
+            }
+        }
     }
+}
+
+/// An answer: there at once, or after waiting for the disk or an upstream.
+pub(super) enum Answering {
+    Ready(Option<Reply>),
+    Waiting(Pin<Box<dyn Future<Output = Reply> + Send>>),
+}
+
+impl Future for Answering {
+    type Output = Result<Reply, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            Self::Ready(reply) => reply.take().map_or(Poll::Pending, |reply| Poll::Ready(Ok(reply))),
+            Self::Waiting(answer) => answer.as_mut().poll(cx).map(Ok),
+        }
+    }
+}
+
+fn complete(mut reply: Reply, method: &Method) -> Reply {
+    reply.headers_mut().insert(reply::API_VERSION, HeaderValue::from_static(reply::REGISTRY_2));
+    if method == Method::HEAD { reply::without_bytes(reply) } else { reply }
 }
 
 fn evidence<'a>(

@@ -20,6 +20,7 @@ use crate::oci::{Digest, ErrorCode, Fault, What};
 pub(super) const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 pub(super) const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
 pub(super) const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+pub(super) const REGISTRY_2: &str = "registry/2.0";
 pub(super) const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 
 /// A reply as the door hands it to hyper.
