@@ -78,6 +78,7 @@ impl Prepared {
 }
 
 /// What was understood of a request that has to wait for something.
+#[expect(clippy::large_enum_variant, reason = "boxed as a whole, once for a request that waits")]
 enum Understood {
     /// That it cannot be read; the refusal has to be recorded.
     Nothing { caller: Caller, error: oci::RequestError },
@@ -390,6 +391,10 @@ impl tower::Service<Request<Incoming>> for Visitor {
 }
 
 /// An answer: there at once, or after waiting for the disk or an upstream.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is the hot one, and a box would cost it an allocation"
+)]
 pub(super) enum Answering {
     Ready(Option<Reply>),
     Waiting(Pin<Box<dyn Future<Output = Reply> + Send>>),
