@@ -4,6 +4,7 @@
 //! that is a single label keeps), and Docker Hub's other spellings are `docker.io`; only there a
 //! single-component repository means `library/…`.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -106,7 +107,10 @@ impl FromStr for Registry {
         if text.len() > 261 || !text.is_ascii() {
             return Err(malformed());
         }
-        let lower = text.to_ascii_lowercase();
+        let lower = match text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            true => Cow::Owned(text.to_ascii_lowercase()),
+            false => Cow::Borrowed(text),
+        };
         let (host, port) = split_port(&lower);
         let label = |label: &str| {
             !label.is_empty()

@@ -3,6 +3,7 @@
 //! [`Policy::decide`] is asked again and again until it permits, refuses or fails; each time it lacks
 //! a fact it says which, and nothing may be fetched without such a [`Need`].
 
+mod changes;
 mod code;
 mod companion;
 mod compiled;

@@ -146,9 +146,10 @@ async fn adopt(file: &Path, gate: &Gate, make_rules: &MakeRules) -> Option<Strin
         revision = rules.policy().revision(),
         "a new policy is in force"
     );
-    let previous = gate.rules().stamp().clone();
+    let former = gate.rules();
+    let changes = former.policy().changes(rules.policy());
     gate.adopt(rules);
-    match gate.record_policy(Some(&previous), Vec::new()).await {
+    match gate.record_policy(Some(former.stamp()), changes).await {
         Ok(()) => None,
         Err(error) => {
             tracing::error!(%error, "the change of policy could not be recorded");

@@ -247,3 +247,23 @@ fn the_trace_shows_every_check_with_its_line() {
     assert_eq!(decision.trace.source.as_deref(), Some("a"));
     assert_eq!(decision.trace.mode, "enforce");
 }
+
+#[test]
+fn the_difference_of_two_policies_names_what_changed_and_nothing_else() {
+    let mut former = rules(Leaves::default());
+    former.sources =
+        vec![source("a", "ghcr.io/a/*", allows(&["#.#.#"])), source("b", "ghcr.io/b/*", allows(&["#.#"]))];
+    let mut later = rules(Leaves::default());
+    later.sources =
+        vec![source("a", "ghcr.io/a/*", allows(&["#.#"])), source("c", "ghcr.io/c/*", allows(&["#.#"]))];
+    let (former, later) = (policy(former), policy(later));
+    assert_eq!(
+        former.changes(&later),
+        [
+            "source a: tags.allow: [#.#.#] → [#.#]",
+            "source b removed (ghcr.io/b/*)",
+            "source c added (ghcr.io/c/*)",
+        ]
+    );
+    assert!(former.changes(&former).is_empty());
+}

@@ -397,10 +397,16 @@ async fn what_fails_upstream_is_no_refusal_on_record() {
 #[tokio::test]
 async fn the_start_and_every_change_of_policy_are_on_record() {
     let pair = Pair::start().await;
-    pair.gateway.site.write_policy(&POLICY.replace("revision = \"1\"", "revision = \"2\""));
+    let added = "[[source]]\nid = \"more\"\nmatch = \"quay.io/team/*\"\ntags = { allow = [\"#.#\"] }\n";
+    let policy = POLICY.replace("revision = \"1\"", "revision = \"2\"");
+    pair.gateway.site.write_policy(&format!("{policy}\n{added}"));
     let changed =
         pair.gateway.event(|event| event["kind"] == "policy" && event["policy"]["revision"] == "2").await;
     assert_eq!(changed["previous"]["revision"], "1");
+    assert_eq!(
+        changed["changes"],
+        serde_json::json!(["revision: 1 → 2", "source more added (quay.io/team/*)"])
+    );
     let events = pair.gateway.events().await;
     assert_eq!((&events[0]["kind"], &events[0]["policy"]["revision"]), (&"policy".into(), &"1".into()));
 }
