@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,9 +15,11 @@ use crate::clock::Clock;
 use crate::oci::Digest;
 use crate::policy::Verdict;
 
-use super::draft::{Cache, Client, Draft, Join, Judged, best_join};
+use super::draft::{Cache, Draft, Join, Judged, best_join, runtime};
 use super::refusals::LAG;
 use super::row::{Kind, RepeatBody, Row, Text, Time, TransferBody};
+use super::text::Runtime;
+use crate::identity::{Attribution, Caller, Class};
 
 /// A later request joins a pull that was last active so long ago at most.
 const WINDOW: i64 = 5 * 60_000;
@@ -34,13 +37,24 @@ const ROOM_SAMPLE: usize = 16;
 
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 struct Key {
-    client: Client,
+    class: Class,
+    attribution: Attribution,
+    address: IpAddr,
+    /// Not the user agent itself: a client may invent a new one for each request.
+    runtime: Runtime,
     place: u128,
 }
 
 impl Key {
     fn of(draft: &Draft<'_>) -> Self {
-        Self { client: Client::of(draft.caller), place: draft.judged.place }
+        let Caller { class, attribution, address, .. } = draft.caller;
+        Self {
+            class: class.clone(),
+            attribution: *attribution,
+            address: *address,
+            runtime: runtime(draft.caller),
+            place: draft.judged.place,
+        }
     }
 }
 

@@ -6,10 +6,11 @@
 mod rows;
 mod tags;
 
-use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher as _;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use moka::sync::Cache;
@@ -26,6 +27,8 @@ pub use tags::{Moved, TagRow};
 const HOT_MANIFESTS: u64 = 128 << 20;
 /// How many (repository, digest) pairs are kept in memory.
 const HOT_POSSESSIONS: u64 = 200_000;
+/// Over how many counters the versions of repositories are spread.
+const STRIPES: usize = 4096;
 /// How far up from a digest its roots are looked for: index, platform manifest, blob, and companions.
 const DEPTH: i64 = 8;
 
@@ -95,7 +98,9 @@ struct Inner {
     readers: SqlitePool,
     manifests: Cache<Digest, Arc<Stored>>,
     possessions: Cache<(Name, Digest), ()>,
-    versions: RwLock<HashMap<Name, Arc<AtomicU64>>>,
+    /// A repository's version is that of its stripe: made-up names cost no memory.
+    versions: Box<[Arc<AtomicU64>]>,
+    stripes: RandomState,
 }
 
 impl Catalog {
@@ -129,25 +134,17 @@ impl Catalog {
                 })
                 .build(),
             possessions: Cache::new(HOT_POSSESSIONS),
-            versions: RwLock::default(),
+            versions: (0..STRIPES).map(|_| Arc::default()).collect(),
+            stripes: RandomState::new(),
         })))
     }
 
     /// A number that grows whenever a fact about this repository changes: a decision made at one
     /// version holds as long as the version does.
     pub fn version(&self, name: &Name) -> Arc<AtomicU64> {
-        let versions = self.0.versions.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(version) = versions.get(name) {
-            return version.clone();
-        }
-        drop(versions);
-        self.0
-            .versions
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry(name.clone())
-            .or_default()
-            .clone()
+        let Inner { versions, stripes, .. } = &*self.0;
+        let stripe = usize::try_from(stripes.hash_one(name)).unwrap_or_default() % versions.len();
+        versions[stripe].clone()
     }
 
     /// What was decided from facts about a repository before now is to be decided anew.

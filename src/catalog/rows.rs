@@ -88,12 +88,13 @@ pub(super) async fn lineage(
     digest: &Digest,
     depth: i64,
 ) -> Result<Lineage, Error> {
-    let target: Option<(String, i64)> =
-        sqlx::query_as("SELECT media_type, size FROM edge WHERE name = $1 AND child = $2 LIMIT 1")
-            .bind(name.to_string())
-            .bind(digest.to_string())
-            .fetch_optional(readers)
-            .await?;
+    let target: Option<(String, i64)> = sqlx::query_as(
+        "SELECT media_type, size FROM edge WHERE name = $1 AND child = $2 AND role <> 'child' LIMIT 1",
+    )
+    .bind(name.to_string())
+    .bind(digest.to_string())
+    .fetch_optional(readers)
+    .await?;
     let target = match target {
         None => None,
         Some((media_type, size)) => Some(Descriptor {

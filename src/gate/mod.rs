@@ -33,8 +33,8 @@ use rules::Decisions;
 /// Turns of decide and gather before an ask is given up: each fills in one more fact, and there are
 /// fewer facts than turns.
 const TURNS: usize = 12;
-/// Decisions kept; one for each thing that callers of one class ask for.
-const MEMO: u64 = 200_000;
+/// Bytes of decisions kept, about; one for each thing that callers of one class ask for.
+const MEMO: u64 = 256 << 20;
 /// How long a decision about a tag is kept while the upstream does not answer for it.
 const MEMO_UNASKED: Duration = Duration::from_secs(30);
 
@@ -68,6 +68,15 @@ struct Memo {
 }
 
 impl Memo {
+    /// About what it holds in memory: a manifest that was read is several times its bytes.
+    fn weight(&self) -> u32 {
+        let manifest = match self.permit.target() {
+            Target::Manifest(manifest) => manifest.size.saturating_mul(4),
+            Target::Blob { .. } | Target::Referrers(_) | Target::Tags => 0,
+        };
+        u32::try_from(manifest.saturating_add(1024)).unwrap_or(u32::MAX)
+    }
+
     fn holds(&self, generation: u64, now: Timestamp) -> bool {
         self.generation == generation
             && self.version.load(Ordering::Acquire) == self.seen
@@ -128,7 +137,7 @@ impl Gate {
             log,
             clock,
             decisions: Decisions::register(metrics),
-            memo: Cache::new(MEMO),
+            memo: Cache::builder().max_capacity(MEMO).weigher(|_, memo: &Arc<Memo>| memo.weight()).build(),
         }))
     }
 

@@ -9,6 +9,8 @@ use super::{Algorithm, Digest, Hasher};
 
 /// The largest manifest accepted, in bytes (distribution-spec: registries must take at least 4 MiB).
 pub const MANIFEST_MAX: usize = 4 << 20;
+/// What one manifest may name: twice what the policy lets an index carry, and far more than any image.
+const EDGES_MAX: usize = 2000;
 
 /// The media types the gateway asks an upstream for, whatever its own client accepts, so that what is
 /// resolved, stored and locked never depends on who asks.
@@ -188,7 +190,10 @@ impl Manifest {
         let header =
             content_type.map(|text| text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
         let header = header.filter(|text| is_media_type(text));
-        let malformed = |error: &dyn std::fmt::Display| ManifestError::Malformed(error.to_string());
+        let malformed = |error: &dyn std::fmt::Display| {
+            // A parser quotes what it read, and that may be megabytes.
+            ManifestError::Malformed(error.to_string().chars().take(300).collect())
+        };
         if is_schema1(header.as_deref(), bytes) {
             return Ok(Self {
                 digest,
@@ -221,11 +226,12 @@ impl Manifest {
                 return Err(ManifestError::MediaType { header, body });
             }
             (_, Some(body)) => body,
-            (Some(header), None) if is_manifest_type(&header) => header,
             (_, None) if is_index => INDEX.to_owned(),
             (_, None) => IMAGE.to_owned(),
         };
-        if is_manifest_type(&media_type) && is_index != is_index_type(&media_type) {
+        if is_schema1_type(&media_type.to_ascii_lowercase())
+            || (is_manifest_type(&media_type) && is_index != is_index_type(&media_type))
+        {
             return Err(malformed(&format!("it is no {media_type}")));
         }
         if !is_media_type(&media_type) {
@@ -235,6 +241,12 @@ impl Manifest {
         edges.extend(wire.manifests.into_iter().flatten().map(|child| (Role::Child, child)));
         edges.extend(wire.config.map(|config| (Role::Config, config)));
         edges.extend(wire.layers.into_iter().chain(wire.blobs).flatten().map(|layer| (Role::Layer, layer)));
+        if edges.len() > EDGES_MAX {
+            return Err(malformed(&format!(
+                "it names {} things; at most {EDGES_MAX} are accepted",
+                edges.len()
+            )));
+        }
         let mut first: BTreeMap<Digest, (u64, bool)> = BTreeMap::new();
         for (_, edge) in &edges {
             let (size, foreign) = (edge.size, !edge.urls.is_empty());
@@ -314,8 +326,16 @@ fn is_schema1(header: Option<&str>, bytes: &[u8]) -> bool {
     struct Version {
         schema_version: u64,
     }
-    header.is_some_and(|header| header.starts_with("application/vnd.docker.distribution.manifest.v1+"))
-        || serde_json::from_slice::<Version>(bytes).is_ok_and(|version| version.schema_version == 1)
+    // The bytes decide where they say: one upstream's header must not make a manifest of version 2
+    // look like another thing for every repository that has it.
+    match serde_json::from_slice::<Version>(bytes) {
+        Ok(version) => version.schema_version == 1,
+        Err(_) => header.is_some_and(is_schema1_type),
+    }
+}
+
+fn is_schema1_type(media_type: &str) -> bool {
+    media_type.starts_with("application/vnd.docker.distribution.manifest.v1+")
 }
 
 #[cfg(test)]

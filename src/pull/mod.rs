@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::content::Store;
 use crate::oci::{Descriptor, Digest, Fault, Manifest, Name, Tag};
 use crate::policy::{Facts, Image, Known, Lack, Need, Permit, Root, Roots, Target};
-use crate::upstream::Upstreams;
+use crate::upstream::{Presence, Upstreams};
 
 use flight::Flights;
 
@@ -80,6 +80,8 @@ struct Inner {
     /// Lists as last fetched, with when.
     listed: Memory<Name, Held<Vec<Tag>>>,
     referred: Memory<(Name, Digest), Held<Vec<Descriptor>>>,
+    /// Forgeries on record, each once in ten minutes: anybody may ask for one again and again.
+    forged: Memory<(Name, Digest), ()>,
     /// When the literal tags of a repository were last all resolved.
     swept: Memory<(Name, Vec<Tag>), jiff::Timestamp>,
     /// When a locked tag was last asked about in the background.
@@ -111,6 +113,7 @@ impl Puller {
             barren: Memory::builder().max_capacity(10_000).time_to_live(Duration::from_secs(60)).build(),
             listed: Memory::new(1_000),
             referred: Memory::new(10_000),
+            forged: Memory::builder().max_capacity(10_000).time_to_live(Duration::from_secs(600)).build(),
             swept: Memory::new(10_000),
             refreshed: Memory::new(100_000),
         };
@@ -189,7 +192,12 @@ impl Puller {
         let inner = &self.0;
         let mut lineage = inner.catalog.lineage(name, digest).await?;
         if lineage.target.is_none() && lineage.ancestors.is_empty() {
-            for child in inner.catalog.unexpanded(name, EXPAND_MAX).await? {
+            let children = inner.catalog.unexpanded(name, EXPAND_MAX).await?;
+            // A HEAD costs nothing of an upstream's rate limit; the manifests below do.
+            if children.is_empty() || inner.upstreams.has_blob(name, digest).await? == Presence::Absent {
+                return Ok(Roots::default());
+            }
+            for child in children {
                 let key = (name.clone(), child);
                 if inner.barren.contains_key(&key) {
                     continue;
@@ -248,6 +256,13 @@ impl Puller {
 
     /// Puts something on record later; never waits.
     fn sight(&self, sighting: Sighting) {
+        if let Sighting::Forged { name, digest, .. } = &sighting {
+            let key = (name.clone(), *digest);
+            if self.0.forged.contains_key(&key) {
+                return;
+            }
+            self.0.forged.insert(key, ());
+        }
         if self.0.sightings.try_send(sighting).is_err() {
             tracing::warn!(
                 "too many sightings wait to be recorded; drifts among them are recorded at the next start"

@@ -169,7 +169,7 @@ impl Door {
         caller: Caller,
         request: &Request<()>,
     ) -> Result<Reply, Box<Understood>> {
-        if let Some(echo) = self.0.refuser.echo(&pull) {
+        if let Some(echo) = self.0.refuser.echo(&pull, &caller) {
             return Ok(name_registry(echo, &pull));
         }
         let renewed = self.0.gate.renew(&caller, &pull.ask, http(request, &pull));
@@ -327,7 +327,7 @@ impl Door {
         match (turned, pull) {
             // Only a 403 has other forms: whoever is to come again is told so.
             (Turned::Refused(refused), Some(pull)) if refused.status() == 403 => {
-                self.0.refuser.refuse(pull, caller.user_agent.as_deref(), &refused)
+                self.0.refuser.refuse(pull, caller, &refused)
             }
             (Turned::Refused(refused), _) => {
                 let mut reply = denial(&refused, envelope(&refused, ErrorCode::TooManyRequests));
@@ -433,8 +433,12 @@ fn evidence<'a>(
 
 /// All `X-Forwarded-For` lines as the one list they mean (RFC 9110, 5.3).
 fn forwarded_for(headers: &HeaderMap) -> Option<String> {
-    let lines: Vec<&str> =
-        headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok()).collect();
+    // What is no text stays in its place: dropping the line would drop what the proxy appended to it.
+    let lines: Vec<_> = headers
+        .get_all("x-forwarded-for")
+        .iter()
+        .map(|value| String::from_utf8_lossy(value.as_bytes()))
+        .collect();
     (!lines.is_empty()).then(|| lines.join(", "))
 }
 

@@ -148,7 +148,7 @@ where
 {
     let Some(tls) = tls else {
         let peer = Peer { address, certificate_names: Vec::new() };
-        return speak(stream, service(peer), limits, stop).await;
+        return speak(stream, false, service(peer), limits, stop).await;
     };
     let acceptor = TlsAcceptor::from(tls.load_full());
     let stream = tokio::time::timeout(limits.handshake, acceptor.accept(stream)).await??;
@@ -156,10 +156,17 @@ where
         Some(certificate) => super::certificates::subject_names(certificate),
         None => Vec::new(),
     };
-    speak(stream, service(Peer { address, certificate_names }), limits, stop).await
+    let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    speak(stream, h2, service(Peer { address, certificate_names }), limits, stop).await
 }
 
-async fn speak<I, S>(io: I, service: S, limits: Limits, stop: CancellationToken) -> Result<(), Failure>
+async fn speak<I, S>(
+    io: I,
+    h2: bool,
+    service: S,
+    limits: Limits,
+    stop: CancellationToken,
+) -> Result<(), Failure>
 where
     I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<Body>, Error = std::convert::Infallible>
@@ -168,7 +175,9 @@ where
         + 'static,
     S::Future: Send,
 {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    // By what TLS agreed on, never by the first bytes: waiting for those has no time limit.
+    let builder = auto::Builder::new(TokioExecutor::new());
+    let mut builder = if h2 { builder.http2_only() } else { builder.http1_only() };
     builder
         .http1()
         .timer(TokioTimer::new())

@@ -5,6 +5,7 @@
 //! a HEAD that succeeds without naming a digest and a GET that is refused; for dockerd's classic mirror
 //! and podman's a tiny valid manifest that no client can run. Tried on real clients; see docs/clients.md.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,9 @@ use serde_json::json;
 
 use super::reply::{self, Body, Reply};
 use crate::gate::Refused;
+use crate::identity::Caller;
 use crate::oci::{Access, Digest, ErrorCode, Form, Name, Pull, What};
+use crate::policy::Code;
 
 /// How a refusal is put.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -49,7 +52,11 @@ const IMAGE_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 #[derive(Debug)]
 pub(super) struct Refuser {
     manners: Manners,
+    /// By digests that exist only because of a refusal.
     echoes: Cache<Digest, Arc<Echo>>,
+    /// By refused digests, which may be somebody else's content: answered to the address that was
+    /// refused and to nobody else.
+    refused: Cache<(Digest, Name, IpAddr), Arc<Refused>>,
 }
 
 #[derive(Debug)]
@@ -64,21 +71,22 @@ struct Echo {
 enum Answer {
     /// The refusal, however it is asked for: nothing else has this digest.
     Body,
-    /// The refusal, when it is asked for as a blob: as a manifest it is judged anew, for the policy
-    /// may change.
-    Itself,
     /// The refusal manifest; as a blob, the refusal.
     Manifest(Bytes),
 }
 
 impl Refuser {
     pub(super) fn new(manners: Manners) -> Self {
-        Self { manners, echoes: Cache::builder().max_capacity(ECHOES).time_to_live(ECHO_FOR).build() }
+        Self {
+            manners,
+            echoes: Cache::builder().max_capacity(ECHOES).time_to_live(ECHO_FOR).build(),
+            refused: Cache::builder().max_capacity(ECHOES).time_to_live(ECHO_FOR).build(),
+        }
     }
 
     /// The reply to a request that was refused.
-    pub(super) fn refuse(&self, pull: &Pull, user_agent: Option<&str>, refused: &Arc<Refused>) -> Reply {
-        let docker = user_agent.is_some_and(|agent| agent.starts_with("docker/"));
+    pub(super) fn refuse(&self, pull: &Pull, caller: &Caller, refused: &Arc<Refused>) -> Reply {
+        let docker = caller.user_agent.as_deref().is_some_and(|agent| agent.starts_with("docker/"));
         let manner = match pull.form {
             Form::Bare if docker => self.manners.bare,
             Form::Bare => Manner::Plain,
@@ -89,9 +97,11 @@ impl Refuser {
             (Manner::Firm, Form::Ns, What::Tag(_) | What::Digest(_)) => {
                 let body = envelope(refused, ErrorCode::Denied);
                 self.remember(Digest::sha256(&body), &pull.ask.name, refused, Answer::Body);
-                // containerd 1.6 asks for the refused manifest once more, as a blob.
-                if let What::Digest(digest) = &pull.ask.what {
-                    self.remember(*digest, &pull.ask.name, refused, Answer::Itself);
+                // containerd 1.6 asks for the refused manifest once more, as a blob. Who was refused
+                // for who they are is not remembered: others behind their address may have it.
+                let by_caller = matches!(refused.code(), Code::ClientNotAllowed | Code::ClientUnknown);
+                if let (What::Digest(digest), false) = (&pull.ask.what, by_caller) {
+                    self.refused.insert((*digest, pull.ask.name.clone(), caller.address), refused.clone());
                 }
                 match pull.access {
                     Access::Get => denial(refused, body),
@@ -110,11 +120,16 @@ impl Refuser {
     }
 
     /// The answer to a request for something that exists only because a refusal was answered.
-    pub(super) fn echo(&self, pull: &Pull) -> Option<Reply> {
+    pub(super) fn echo(&self, pull: &Pull, caller: &Caller) -> Option<Reply> {
         let (What::Blob(digest) | What::Digest(digest)) = &pull.ask.what else { return None };
+        // As a manifest a refused digest is judged anew, for the policy may change.
+        if let What::Blob(_) = &pull.ask.what
+            && let Some(refused) = self.refused.get(&(*digest, pull.ask.name.clone(), caller.address))
+        {
+            return Some(denial(&refused, envelope(&refused, ErrorCode::Denied)));
+        }
         let echo = self.echoes.get(digest).filter(|echo| echo.name == pull.ask.name)?;
         match (&echo.answer, &pull.ask.what) {
-            (Answer::Itself, What::Digest(_)) => None,
             (Answer::Manifest(manifest), What::Digest(_)) => Some(manifest_reply(manifest.clone(), digest)),
             _ => Some(denial(&echo.refused, envelope(&echo.refused, ErrorCode::Denied))),
         }

@@ -196,6 +196,11 @@ impl Judge<'_> {
             return Err(Stop::Refuse);
         }
         let roots = self.roots(digest)?;
+        if roots.roots.iter().any(|root| root.digest == digest) {
+            // It is a manifest of this repository: by whatever road it is asked for, it is judged as one.
+            let image = self.image(digest)?;
+            self.content(&image)?;
+        }
         let standing = self.best(roots, LEVELS_MAX);
         self.sweep(&standing)?;
         let rule = &self.source.digests;
