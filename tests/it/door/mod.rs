@@ -8,6 +8,7 @@ mod protocol;
 mod record;
 mod refusal;
 mod running;
+mod siege;
 mod table;
 
 use crate::support::gateway::{Gateway, Site};
