@@ -186,7 +186,7 @@ impl Gate {
                 rules.policy().decide(caller, ask, &facts, inner.clock.now());
             match outcome {
                 Outcome::Fail(fault) => return Err(Turned::Failed(fault)),
-                Outcome::Need(need) => inner.puller.gather(&need, &mut facts).await,
+                Outcome::Need(need) => inner.puller.gather(ask, &need, &mut facts).await,
                 Outcome::Permit(permit) => {
                     if !self.lock(&permit, &facts).await? {
                         // Somebody else's first pull locked the tag elsewhere meanwhile.

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use crate::catalog::{Catalog, Moved};
 use crate::clock::Clock;
 use crate::content::Store;
-use crate::oci::{Descriptor, Digest, Fault, Manifest, Name, Tag};
+use crate::oci::{Ask, Descriptor, Digest, Fault, Manifest, Name, Tag, What};
 use crate::policy::{Facts, Image, Known, Lack, Need, Permit, Root, Roots, Target};
 use crate::upstream::{Presence, Upstreams};
 
@@ -122,7 +122,7 @@ impl Puller {
 
     /// Fills in the fact a decision lacks, or why it cannot be had. Fetching goes on if the caller
     /// gives up.
-    pub async fn gather(&self, need: &Need, facts: &mut Facts) {
+    pub async fn gather(&self, ask: &Ask, need: &Need, facts: &mut Facts) {
         let name = need.name();
         match need.lack() {
             Lack::Image(digest) => {
@@ -136,6 +136,10 @@ impl Puller {
             }
             Lack::Possession { digest, size: _ } => {
                 facts.possession = known(self.may_possess(name, digest).await);
+            }
+            // Only a blob may lie in a manifest that was never read; a refused digest asks nobody.
+            Lack::Roots(digest) if matches!(ask.what, What::Blob(_)) => {
+                facts.roots = known(self.expanded_roots(name, digest).await);
             }
             Lack::Roots(digest) => facts.roots = known(self.roots(name, digest).await),
             Lack::Tag { tag, fresh } => facts.tag = known(self.tag(name, tag, *fresh).await),
@@ -187,40 +191,41 @@ impl Puller {
         }
     }
 
-    /// What leads to a digest; when nothing does, the indexes of the repository are looked into first.
+    /// What is known to lead to a digest. Asks nobody.
     async fn roots(&self, name: &Name, digest: &Digest) -> Result<Roots, Fault> {
-        let inner = &self.0;
-        let mut lineage = inner.catalog.lineage(name, digest).await?;
-        if lineage.target.is_none() && lineage.ancestors.is_empty() {
-            let children = inner.catalog.unexpanded(name, EXPAND_MAX).await?;
-            // A HEAD costs nothing of an upstream's rate limit; the manifests below do.
-            if children.is_empty() || inner.upstreams.has_blob(name, digest).await? == Presence::Absent {
-                return Ok(Roots::default());
-            }
-            for child in children {
-                let key = (name.clone(), child);
-                if inner.barren.contains_key(&key) {
-                    continue;
-                }
-                let found = match self.image(name, &child).await {
-                    Ok(stored) => stored.manifest.edges.iter().any(|(_, edge)| edge.digest == *digest),
-                    Err(_) => {
-                        inner.barren.insert(key, ());
-                        false
-                    }
-                };
-                if found {
-                    break;
-                }
-            }
-            lineage = inner.catalog.lineage(name, digest).await?;
-        }
+        let lineage = self.0.catalog.lineage(name, digest).await?;
         let roots = lineage
             .ancestors
             .into_iter()
             .map(|ancestor| Root { digest: ancestor.digest, tags: ancestor.tags, levels: ancestor.levels })
             .collect();
         Ok(Roots { target: lineage.target, roots })
+    }
+
+    /// What leads to a blob; when nothing is known to, the indexes of the repository are looked into.
+    async fn expanded_roots(&self, name: &Name, digest: &Digest) -> Result<Roots, Fault> {
+        let inner = &self.0;
+        let roots = self.roots(name, digest).await?;
+        if roots.target.is_some() || !roots.roots.is_empty() {
+            return Ok(roots);
+        }
+        let children = inner.catalog.unexpanded(name, EXPAND_MAX).await?;
+        // A HEAD costs nothing of an upstream's rate limit; the manifests below do.
+        if children.is_empty() || inner.upstreams.has_blob(name, digest).await? == Presence::Absent {
+            return Ok(roots);
+        }
+        for child in children {
+            let key = (name.clone(), child);
+            if inner.barren.contains_key(&key) {
+                continue;
+            }
+            match self.image(name, &child).await {
+                Ok(stored) if stored.manifest.edges.iter().any(|(_, edge)| edge.digest == *digest) => break,
+                Ok(_) => {}
+                Err(_) => inner.barren.insert(key, ()),
+            }
+        }
+        self.roots(name, digest).await
     }
 
     /// Resolves the literal tags of a source upstream and reads what they lead to, each at most once
