@@ -619,7 +619,8 @@ async fn a_small_store_forgets_blobs_and_never_serves_wrong_ones() {
             pair.gateway.pull(Form::Prefix, "docker.io", APP, &format!("1.0.{number}"), image).await;
         }
     }
-    assert!(folder_size(&pair.gateway.site.data().join("content")) <= 1 << 20);
+    // Not `tmp`: the last blob is renamed after its reader is done, and a walk could meet it twice.
+    assert!(folder_size(&pair.gateway.site.data().join("content/blobs")) <= 1 << 20);
 }
 
 fn folder_size(folder: &std::path::Path) -> u64 {
