@@ -1,8 +1,12 @@
 //! What the gateway tells about itself: log lines and metrics. It stands alone; any room may use it.
 
+use std::fmt;
 use std::io::{IsTerminal, Write};
 
-use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use tracing_subscriber::EnvFilter;
@@ -88,6 +92,41 @@ impl<W: Write> Write for Lossy<W> {
 #[derive(Debug)]
 pub struct Metrics(Registry);
 
+/// One number without labels, as it stands now.
+#[derive(Clone, Copy, Debug)]
+pub enum Figure {
+    /// It only grows. Name (without `_total`), help, value.
+    Counter(&'static str, &'static str, u64),
+    /// It goes up and down. Name, help, value.
+    Gauge(&'static str, &'static str, u64),
+}
+
+struct Figures<F>(F);
+
+impl<F> fmt::Debug for Figures<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Figures").finish_non_exhaustive()
+    }
+}
+
+impl<const N: usize, F: Fn() -> [Figure; N] + Send + Sync + 'static> Collector for Figures<F> {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        for figure in (self.0)() {
+            match figure {
+                Figure::Counter(name, help, value) => {
+                    let metric = ConstCounter::new(value);
+                    metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
+                }
+                Figure::Gauge(name, help, value) => {
+                    let metric = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+                    metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 #[derive(Clone, Debug, Eq, Hash, PartialEq, EncodeLabelSet)]
 struct Build {
     version: &'static str,
@@ -105,6 +144,11 @@ impl Metrics {
     /// For a room to register its families in. A counter's name gets `_total` by itself.
     pub fn registry(&mut self) -> &mut Registry {
         &mut self.0
+    }
+
+    /// Adds numbers that a room keeps by itself: read whenever metrics are, so it must not wait.
+    pub fn read<const N: usize>(&mut self, figures: impl Fn() -> [Figure; N] + Send + Sync + 'static) {
+        self.0.register_collector(Box::new(Figures(figures)));
     }
 
     /// All metrics as [`METRICS_TYPE`], as of now.

@@ -41,6 +41,14 @@ pub struct Health {
     pub requests: u64,
 }
 
+impl Health {
+    /// What it fails with, until it answers again.
+    pub fn failure(&self) -> Option<&Fault> {
+        let (at, fault) = self.last_failure.as_ref()?;
+        self.last_success.is_none_or(|success| success < *at).then_some(fault)
+    }
+}
+
 /// Docker Hub's `ratelimit-limit` and `ratelimit-remaining`: manifests in a window.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct RateLimit {

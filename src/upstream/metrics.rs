@@ -9,7 +9,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
-use super::{Health, Upstreams};
+use super::Upstreams;
 use crate::telemetry::Metrics;
 
 impl Upstreams {
@@ -34,14 +34,6 @@ struct Labels {
     endpoint: String,
 }
 
-fn is_up(health: &Health) -> bool {
-    match (&health.last_failure, health.last_success) {
-        (Some((failed, _)), Some(succeeded)) => succeeded > *failed,
-        (Some(_), None) => false,
-        (None, _) => true,
-    }
-}
-
 impl Collector for Figures {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let (requests, up) = (Family::<Labels, Counter>::default(), Family::<Labels, Gauge>::default());
@@ -49,7 +41,7 @@ impl Collector for Figures {
         for health in self.0.health().into_iter().filter(|health| health.declared) {
             let labels = Labels { registry: health.registry.to_string(), endpoint: health.endpoint.clone() };
             requests.get_or_create(&labels).inc_by(health.requests);
-            up.get_or_create(&labels).set(i64::from(is_up(&health)));
+            up.get_or_create(&labels).set(i64::from(health.failure().is_none()));
             if let Some(left) = health.rate_limit.as_ref().and_then(|limit| limit.remaining) {
                 remaining.get_or_create(&labels).set(i64::try_from(left).unwrap_or(i64::MAX));
             }

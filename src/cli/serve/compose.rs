@@ -363,13 +363,12 @@ fn conditions(status: &Status, log: &Log, store: &Store, upstreams: &Upstreams) 
         detail: format!("{} blobs, {} bytes", stats.blobs, stats.bytes),
     });
     conditions.extend(upstreams.health().into_iter().map(|health| {
-        let failed =
-            health.last_failure.as_ref().filter(|(at, _)| health.last_success.is_none_or(|ok| ok < *at));
+        let failure = health.failure();
         Condition {
             name: format!("upstream {}", health.registry),
-            ok: failed.is_none(),
+            ok: failure.is_none(),
             required: false,
-            detail: failed.map_or_else(|| health.endpoint.clone(), |(_, fault)| fault.to_string()),
+            detail: failure.map_or_else(|| health.endpoint.clone(), ToString::to_string),
         }
     }));
     conditions
