@@ -4,11 +4,12 @@
 //! and each time its counts are written.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use foldhash::quality::RandomState;
 use ulid::Ulid;
 
 use crate::clock::Clock;
@@ -217,11 +218,11 @@ pub(crate) struct Pulls {
     shards: Vec<Mutex<Shard>>,
 }
 
-type Shard = HashMap<Key, Vec<Arc<Open>>>;
+type Shard = HashMap<Key, Vec<Arc<Open>>, RandomState>;
 
 impl Pulls {
     pub(crate) fn new() -> Self {
-        Self { hasher: RandomState::new(), shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
+        Self { hasher: RandomState::default(), shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
     }
 
     fn shard(&self, key: &Key) -> Option<&Mutex<Shard>> {

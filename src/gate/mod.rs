@@ -50,7 +50,7 @@ struct Inner {
     log: Log,
     clock: Clock,
     decisions: Decisions,
-    memo: Cache<(Ask, Class), Arc<Memo>>,
+    memo: Cache<(Ask, Class), Arc<Memo>, foldhash::quality::RandomState>,
 }
 
 /// A permit that was given before, and under which circumstances it holds.
@@ -137,13 +137,22 @@ impl Gate {
             log,
             clock,
             decisions: Decisions::register(metrics),
-            memo: Cache::builder().max_capacity(MEMO).weigher(|_, memo: &Arc<Memo>| memo.weight()).build(),
+            memo: Cache::builder()
+                .max_capacity(MEMO)
+                .weigher(|_, memo: &Arc<Memo>| memo.weight())
+                // Only what was permitted is a key: nobody can fill it with names made to collide.
+                .build_with_hasher(foldhash::quality::RandomState::default()),
         }))
     }
 
     /// The rules in force.
     pub fn rules(&self) -> Arc<Rules> {
         self.0.rules.load_full()
+    }
+
+    /// Looks into the rules in force without taking a share of them, for what runs once a request.
+    pub fn with_rules<T>(&self, look: impl FnOnce(&Rules) -> T) -> T {
+        look(&self.0.rules.load())
     }
 
     /// Puts new rules in force from the next turn of any decision on.

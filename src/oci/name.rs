@@ -246,11 +246,12 @@ pub struct Name {
 impl Name {
     /// Joins the two; on Docker Hub a single component becomes `library/…`.
     pub fn new(registry: Registry, repository: &str) -> Result<Self, NameError> {
-        let repository = if registry.as_str() == DOCKER_HUB && !repository.contains('/') {
-            let checked: Repository = repository.parse()?;
-            format!("library/{checked}").parse()?
-        } else {
-            repository.parse()?
+        let official = registry.as_str() == DOCKER_HUB && !repository.contains('/');
+        let repository = match official {
+            // The error quotes what was written.
+            true if !is_component(repository) => return Err(NameError::Repository(quote(repository))),
+            true => format!("library/{repository}").parse()?,
+            false => repository.parse()?,
         };
         Ok(Self { registry, repository })
     }

@@ -1,5 +1,6 @@
 //! A pull request, parsed once from method, path and query; no handler sees a string.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use super::name::quote;
@@ -239,7 +240,10 @@ fn parse_digest(text: &str) -> Result<Digest, RequestError> {
 }
 
 /// `%3A` is the one escape a reference may contain: clients encode the colon of a digest.
-fn unescape_colon(text: &str) -> Result<String, RequestError> {
+fn unescape_colon(text: &str) -> Result<Cow<'_, str>, RequestError> {
+    if !text.contains('%') {
+        return Ok(Cow::Borrowed(text));
+    }
     let text = text.replace("%3A", ":").replace("%3a", ":");
     if text.contains('%') {
         return Err(RequestError::Tag(format!(
@@ -247,7 +251,7 @@ fn unescape_colon(text: &str) -> Result<String, RequestError> {
             quote(&text)
         )));
     }
-    Ok(text)
+    Ok(Cow::Owned(text))
 }
 
 fn resolve(path: &str, ns: Option<&Registry>, naming: &Naming) -> Result<(Name, Form), RequestError> {

@@ -41,7 +41,7 @@ struct Inner {
     gate: Gate,
     puller: Puller,
     refuser: Refuser,
-    prepared: Cache<Digest, Arc<Prepared>>,
+    prepared: Cache<Digest, Arc<Prepared>, foldhash::quality::RandomState>,
     first_header: Duration,
     clock: Clock,
 }
@@ -131,7 +131,7 @@ impl Door {
             .weigher(|_, prepared: &Arc<Prepared>| {
                 u32::try_from(prepared.bytes.len() + 1024).unwrap_or(u32::MAX)
             })
-            .build();
+            .build_with_hasher(foldhash::quality::RandomState::default());
         Self(Arc::new(Inner { gate, puller, refuser: Refuser::new(manners), prepared, first_header, clock }))
     }
 
@@ -148,14 +148,16 @@ impl Door {
         if path != "/v2" && !path.starts_with("/v2/") {
             return Ok(not_served(path));
         }
-        let rules = self.0.gate.rules();
         let forwarded_for = forwarded_for(request.headers());
         let user_agent =
             request.headers().get(USER_AGENT).map(|value| String::from_utf8_lossy(value.as_bytes()));
         let evidence = evidence(request.headers(), forwarded_for.as_deref(), user_agent.as_deref(), peer);
-        let caller = rules.identity().identify(&evidence);
         let method = request.method().as_str();
-        match oci::Request::parse(method, path, request.uri().query(), rules.naming()) {
+        let (caller, parsed) = self.0.gate.with_rules(|rules| {
+            let parsed = oci::Request::parse(method, path, request.uri().query(), rules.naming());
+            (rules.identity().identify(&evidence), parsed)
+        });
+        match parsed {
             Ok(oci::Request::Ping) => Ok(ping()),
             Ok(oci::Request::Pull(pull)) => self.begin_pull(pull, caller, request),
             Err(oci::RequestError::Unknown(_)) => Ok(not_served(path)),
