@@ -9,6 +9,7 @@ pub mod audit;
 pub mod catalog;
 pub mod cli;
 pub mod clock;
+pub mod console;
 pub mod content;
 pub mod gate;
 pub mod identity;

@@ -215,6 +215,20 @@ impl Reader {
         Ok(self.join(vec![raw(&row)]).await?.pop().map(|(_, entry)| entry))
     }
 
+    /// The event with this id as it was written, without what was joined to it later: one look into an
+    /// index.
+    ///
+    /// # Errors
+    /// `Read` when the database fails.
+    pub async fn written(&self, id: &Ulid) -> Result<Option<Entry>, Error> {
+        let row: Option<(i64, String)> = sqlx::query_as("SELECT seq, body FROM event WHERE id = $1")
+            .bind(id.to_string())
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(|error| self.failed(&error))?;
+        Ok(row.map(|(seq, body)| Entry { seq, event: serde_json::from_str(&body).unwrap_or_default() }))
+    }
+
     /// Closes its connections.
     pub(crate) async fn close(&self) {
         self.pool.close().await;

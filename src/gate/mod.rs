@@ -257,6 +257,11 @@ impl Gate {
         self.refuse(caller, None, &refusal, Verdict::Deny, trace, http, &rules).await
     }
 
+    /// Reads the record, beside its writer.
+    pub fn record(&self) -> &audit::Reader {
+        self.0.log.reader()
+    }
+
     /// Puts on record which policy is in force, and what it replaced.
     pub async fn record_policy(
         &self,

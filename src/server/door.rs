@@ -18,6 +18,7 @@ use moka::sync::Cache;
 use serde_json::{Value, json};
 
 use super::listener::Peer;
+use super::page::Pages;
 use super::refuse::{Manners, Refuser, denial, envelope};
 use super::reply::{self, Body, Reply, Span};
 use crate::audit::{self, Http};
@@ -41,6 +42,7 @@ struct Inner {
     gate: Gate,
     puller: Puller,
     refuser: Refuser,
+    pages: Pages,
     prepared: Cache<Digest, Arc<Prepared>, foldhash::quality::RandomState>,
     first_header: Duration,
     clock: Clock,
@@ -80,6 +82,8 @@ impl Prepared {
 /// What was understood of a request that has to wait for something.
 #[expect(clippy::large_enum_variant, reason = "boxed as a whole, once for a request that waits")]
 enum Understood {
+    /// That it is for the page of a refusal.
+    Page,
     /// That it cannot be read; the refusal has to be recorded.
     Nothing { caller: Caller, error: oci::RequestError },
     /// All of it; the permit may be there already.
@@ -132,7 +136,8 @@ impl Door {
                 u32::try_from(prepared.bytes.len() + 1024).unwrap_or(u32::MAX)
             })
             .build_with_hasher(foldhash::quality::RandomState::default());
-        Self(Arc::new(Inner { gate, puller, refuser: Refuser::new(manners), prepared, first_header, clock }))
+        let (refuser, pages) = (Refuser::new(manners), Pages::default());
+        Self(Arc::new(Inner { gate, puller, refuser, pages, prepared, first_header, clock }))
     }
 
     pub(super) fn visitor(&self, peer: Peer) -> Visitor {
@@ -146,7 +151,7 @@ impl Door {
     fn begin(&self, request: &Request<()>, peer: &Peer) -> Result<Reply, Box<Understood>> {
         let path = request.uri().path();
         if path != "/v2" && !path.starts_with("/v2/") {
-            return Ok(not_served(path));
+            return if Pages::has(path) { Err(Box::new(Understood::Page)) } else { Ok(not_served(path)) };
         }
         let forwarded_for = forwarded_for(request.headers());
         let user_agent =
@@ -190,6 +195,7 @@ impl Door {
 
     async fn answer(&self, understood: Understood, request: &Request<()>) -> Reply {
         match understood {
+            Understood::Page => self.0.pages.answer(request, &self.0.gate).await,
             Understood::Nothing { caller, error } => {
                 let (method, path) = (request.method().as_str(), request.uri().path());
                 let http = Http { method, path, ns: None, status: None };

@@ -4,6 +4,7 @@ mod admin;
 pub mod certificates;
 mod door;
 mod listener;
+mod page;
 mod refuse;
 mod reply;
 

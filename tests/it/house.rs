@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Which rooms each room may import. `clock` and `telemetry` stand alone and may be imported by all.
-const TABLE: [(&str, &[&str]); 15] = [
+const TABLE: [(&str, &[&str]); 16] = [
     ("audit", &["identity", "oci", "policy"]),
     ("catalog", &["oci"]),
     (
@@ -16,6 +16,7 @@ const TABLE: [(&str, &[&str]); 15] = [
         ],
     ),
     ("clock", &[]),
+    ("console", &["audit", "catalog", "policy"]),
     ("content", &["oci"]),
     ("gate", &["audit", "catalog", "identity", "oci", "policy", "pull"]),
     ("identity", &["oci"]),
@@ -24,8 +25,9 @@ const TABLE: [(&str, &[&str]); 15] = [
     ("oci", &[]),
     ("policy", &["identity", "oci"]),
     ("pull", &["catalog", "content", "oci", "policy", "upstream"]),
-    // The door turns settled replies over to the record and streams what content holds.
-    ("server", &["audit", "content", "gate", "identity", "oci", "policy", "pull"]),
+    // The door turns settled replies over to the record, streams what content holds, and answers with
+    // the console's page of a refusal.
+    ("server", &["audit", "console", "content", "gate", "identity", "oci", "policy", "pull"]),
     // Only what it turns files into; no other room but `cli` imports it.
     ("settings", &["audit", "identity", "oci", "policy", "upstream"]),
     ("upstream", &["oci"]),

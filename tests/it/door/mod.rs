@@ -4,6 +4,7 @@ mod cache;
 mod crash;
 mod disk;
 mod input;
+mod page;
 mod protocol;
 mod record;
 mod refusal;
