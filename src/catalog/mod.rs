@@ -16,7 +16,7 @@ use bytes::Bytes;
 use moka::sync::Cache;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, SqliteConnection, SqlitePool};
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard};
 
 use crate::clock::Clock;
 use crate::oci::{Descriptor, Digest, Fault, Manifest, Name, Tag};
@@ -94,7 +94,8 @@ pub struct Catalog(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     clock: Clock,
-    writer: Mutex<SqliteConnection>,
+    /// None once closed.
+    writer: Mutex<Option<SqliteConnection>>,
     readers: SqlitePool,
     manifests: Cache<Digest, Arc<Stored>>,
     possessions: Cache<(Name, Digest), ()>,
@@ -125,7 +126,7 @@ impl Catalog {
             .await?;
         Ok(Self(Arc::new(Inner {
             clock,
-            writer: Mutex::new(writer),
+            writer: Mutex::new(Some(writer)),
             readers,
             manifests: Cache::builder()
                 .max_capacity(HOT_MANIFESTS)
@@ -179,7 +180,7 @@ impl Catalog {
         manifest: Manifest,
         bytes: Bytes,
     ) -> Result<Arc<Stored>, Error> {
-        let mut writer = self.writer().await;
+        let mut writer = self.writer().await?;
         let mut work = writer.begin_with("BEGIN IMMEDIATE").await?;
         sqlx::query("INSERT OR IGNORE INTO manifest (digest, media_type, bytes) VALUES ($1, $2, $3)")
             .bind(manifest.digest.to_string())
@@ -205,7 +206,7 @@ impl Catalog {
 
     /// Notes that one manifest is about another: a `sha256-…` tag or a referrers list says so.
     pub async fn keep_companion(&self, name: &Name, digest: &Digest, subject: &Digest) -> Result<(), Error> {
-        let mut writer = self.writer().await;
+        let mut writer = self.writer().await?;
         rows::insert_companion(&mut writer, name, digest, subject).await?;
         drop(writer);
         self.touch(name);
@@ -217,7 +218,7 @@ impl Catalog {
         if self.0.possessions.contains_key(&(name.clone(), *digest)) {
             return Ok(());
         }
-        let mut writer = self.writer().await;
+        let mut writer = self.writer().await?;
         rows::possess(&mut writer, name, digest).await?;
         drop(writer);
         self.0.possessions.insert((name.clone(), *digest), ());
@@ -252,8 +253,20 @@ impl Catalog {
         rows::unexpanded(&self.0.readers, name, limit).await
     }
 
-    async fn writer(&self) -> MutexGuard<'_, SqliteConnection> {
-        self.0.writer.lock().await
+    /// Closes the database: one tidy file is left, and whatever is asked or told from now on is an
+    /// error.
+    pub async fn close(&self) {
+        self.0.readers.close().await;
+        if let Some(writer) = self.0.writer.lock().await.take()
+            && let Err(error) = writer.close().await
+        {
+            tracing::warn!(%error, "the catalog could not be closed tidily; the next start tidies up");
+        }
+    }
+
+    async fn writer(&self) -> Result<MappedMutexGuard<'_, SqliteConnection>, Error> {
+        let writer = MutexGuard::try_map(self.0.writer.lock().await, Option::as_mut);
+        Ok(writer.map_err(|_| sqlx::Error::PoolClosed)?)
     }
 }
 

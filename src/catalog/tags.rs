@@ -61,7 +61,7 @@ impl Catalog {
     ) -> Result<Option<Moved>, Error> {
         let now = self.0.clock.now().as_millisecond();
         let text = current.map(ToString::to_string);
-        let mut writer = self.writer().await;
+        let mut writer = self.writer().await?;
         let mut work = writer.begin_with("BEGIN IMMEDIATE").await?;
         sqlx::query(
             "INSERT INTO tag (name, tag, current, asked) VALUES ($1, $2, $3, $4) \
@@ -115,7 +115,7 @@ impl Catalog {
     ) -> Result<Digest, Error> {
         let now = self.0.clock.now().as_millisecond();
         let text = digest.to_string();
-        let mut writer = self.writer().await;
+        let mut writer = self.writer().await?;
         let mut work = writer.begin_with("BEGIN IMMEDIATE").await?;
         sqlx::query(
             "INSERT INTO tag (name, tag, locked, current, asked) VALUES ($1, $2, $3, $3, $4) \
@@ -155,7 +155,7 @@ impl Catalog {
     /// Notes that a drift is on record, so that it is recorded once.
     pub async fn drift_recorded(&self, moved: &Moved) -> Result<(), Error> {
         let seen = moved.new.map_or_else(|| GONE.to_owned(), |digest| digest.to_string());
-        let mut writer = self.writer().await;
+        let mut writer = self.writer().await?;
         sqlx::query("UPDATE sight SET recorded = 1 WHERE name = $1 AND tag = $2 AND digest = $3")
             .bind(moved.name.to_string())
             .bind(moved.tag.as_str())

@@ -154,7 +154,7 @@ async fn a_manifest_that_was_edited_on_disk_is_not_served() {
     let digest = manifest.digest;
     let before = catalog(folder.path()).await;
     before.keep_manifest(&name("python"), manifest, bytes).await.unwrap();
-    let mut writer = before.writer().await;
+    let mut writer = before.writer().await.unwrap();
     sqlx::query("UPDATE manifest SET bytes = x'7b7d'").execute(&mut *writer).await.unwrap();
     drop(writer);
     drop(before);

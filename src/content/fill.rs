@@ -11,13 +11,14 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::coming::{Coming, Fill, Passing, Progress, vanished};
 use super::folder::{Stored, Temporary};
 use super::pass::{cut, too_long, verify};
 use super::source::{AnySource, Source, SourceBody};
 use super::stats::Counters;
-use super::{Store, on_disk};
+use super::{Store, closing, on_disk};
 use crate::oci::{Digest, Fault, Hasher};
 
 /// Readers see new bytes after this many, or after [`PATIENCE`], whichever comes first.
@@ -45,20 +46,24 @@ pub struct Slot {
     _running: Running,
 }
 
-/// One fill in [`Stats::fills`](super::Stats::fills).
+/// One fill in [`Stats::fills`](super::Stats::fills), for which [`Store::close`] waits.
 #[derive(Debug)]
-struct Running(Arc<Counters>);
+struct Running {
+    counters: Arc<Counters>,
+    _waited_for: TaskTrackerToken,
+}
 
 impl Running {
-    fn new(counters: &Arc<Counters>) -> Self {
+    fn new(store: &Store) -> Self {
+        let counters = store.counters().clone();
         counters.fills.fetch_add(1, Ordering::Relaxed);
-        Self(counters.clone())
+        Self { counters, _waited_for: store.0.running.token() }
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.fills.fetch_sub(1, Ordering::Relaxed);
+        self.counters.fills.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -71,7 +76,7 @@ impl Slot {
     ) -> (Self, Arc<Fill>) {
         let (sender, progress) = watch::channel(Progress::Opening);
         let fill = Arc::new(Fill { digest, size, stored: std::sync::OnceLock::new(), progress });
-        let running = Running::new(store.counters());
+        let running = Running::new(&store);
         (Self { store, fill: fill.clone(), progress: sender, suspect, _running: running }, fill)
     }
 
@@ -108,7 +113,7 @@ impl Slot {
                 return Ok(());
             }
         }
-        let body = source.reopen(0).await?;
+        let body = self.until_cut(source.reopen(0)).await?;
         body.check_whole(size)?;
         let store = self.store.clone();
         let Some((temporary, stored)) = blocking(move || store.room(size)).await?? else {
@@ -121,13 +126,19 @@ impl Slot {
 
         let (chunks, queue) = mpsc::channel(QUEUE);
         // What arrived before the source failed is still written: the fill ends with nothing under way.
-        let receive = async { Ok(self.receive(source, body, chunks).await) };
+        let receive = async { Ok(self.until_cut(self.receive(source, body, chunks)).await) };
         let (received, hasher) = tokio::try_join!(receive, self.write(stored.clone(), queue))?;
         received?;
         verify(&digest, hasher)?;
         self.progress.send_replace(Progress::Verified);
         self.keep(temporary, stored).await;
         Ok(())
+    }
+
+    /// Waits for the source, unless the store cannot wait any longer. What the disk does is never cut:
+    /// a fill has ended when nothing of it is under way.
+    async fn until_cut<T>(&self, work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+        self.store.0.cut.run_until_cancelled(work).await.unwrap_or_else(|| Err(closing()))
     }
 
     /// Moves the verified file to its place. When that fails its readers are served all the same.

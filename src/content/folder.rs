@@ -17,7 +17,7 @@ use crate::oci::{Algorithm, Digest, Hasher};
 /// Both trees of finished blobs.
 pub(super) const ALGORITHMS: [Algorithm; 2] = [Algorithm::Sha256, Algorithm::Sha512];
 
-/// The store's folder, ours alone while this value lives.
+/// The store's folder, ours alone until it is released or this value goes.
 ///
 /// ```text
 /// lock                     held exclusively by flock(2)
@@ -29,7 +29,7 @@ pub(super) const ALGORITHMS: [Algorithm; 2] = [Algorithm::Sha256, Algorithm::Sha
 pub(super) struct Folder {
     path: PathBuf,
     next: AtomicU64,
-    _lock: File,
+    lock: File,
 }
 
 impl Folder {
@@ -57,7 +57,14 @@ impl Folder {
         for algorithm in ALGORITHMS {
             fs::create_dir_all(path.join("blobs").join(algorithm.as_str())).map_err(failed)?;
         }
-        Ok(Self { path: path.to_owned(), next: AtomicU64::new(0), _lock: lock })
+        Ok(Self { path: path.to_owned(), next: AtomicU64::new(0), lock })
+    }
+
+    /// Lets go of the folder before this value goes. Nothing may be written afterwards.
+    pub(super) fn release(&self) {
+        if let Err(error) = rustix::fs::flock(&self.lock, FlockOperation::Unlock) {
+            tracing::warn!(%error, "the lock of the blob folder could not be let go; it goes with the process");
+        }
     }
 
     /// Where the index lives.

@@ -169,10 +169,16 @@ pub(super) fn lock(ledger: &Mutex<Ledger>) -> MutexGuard<'_, Ledger> {
 /// The thread that writes the index and, once after opening, looks for files the index lacks.
 #[derive(Debug)]
 pub(super) struct Keeper {
-    notes: Option<mpsc::Sender<Note>>,
     walked: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    /// None once ended.
+    work: Mutex<Option<Work>>,
+}
+
+#[derive(Debug)]
+struct Work {
+    notes: mpsc::Sender<Note>,
+    thread: JoinHandle<()>,
 }
 
 impl Keeper {
@@ -189,15 +195,29 @@ impl Keeper {
             }
         };
         let thread = thread::Builder::new().name("content-index".to_owned()).spawn(work)?;
-        Ok(Self { notes: Some(notes), walked, stop, thread: Some(thread) })
+        Ok(Self { walked, stop, work: Mutex::new(Some(Work { notes, thread })) })
     }
 
     /// Remembers; never waits. Call it under the ledger's lock, so that notes keep the ledger's order.
     pub(super) fn note(&self, note: Note) {
-        if let Some(notes) = &self.notes {
-            // The thread is gone only when the store is being dropped.
-            let _ = notes.send(note);
+        if let Some(work) = &*self.work() {
+            // The thread is gone only when the store is.
+            let _ = work.notes.send(note);
         }
+    }
+
+    /// Writes what is still to be remembered, and ends the thread; waits for the disk.
+    pub(super) fn end(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let Some(Work { notes, thread }) = self.work().take() else { return };
+        drop(notes);
+        if thread.join().is_err() {
+            tracing::error!("the index thread of the blob store panicked; blobs will be verified anew");
+        }
+    }
+
+    fn work(&self) -> MutexGuard<'_, Option<Work>> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether files that the index lacked are counted by now.
@@ -208,13 +228,7 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.notes = None;
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the index thread of the blob store panicked; blobs will be verified anew");
-        }
+        self.end();
     }
 }
 

@@ -28,7 +28,7 @@ mod tests;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 pub use body::{Blob, BlobBody};
@@ -42,6 +42,9 @@ use folder::{Folder, Stored, Temporary, Weight};
 use index::{Keeper, Note};
 use ledger::{Evicted, Ledger};
 use stats::Counters;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::oci::{Digest, Fault};
 
@@ -80,8 +83,8 @@ pub enum Error {
     },
 }
 
-/// A store of verified blobs. Clones share it; its folder is free again when the last clone, and the
-/// last fill, is gone.
+/// A store of verified blobs. Clones share it; its folder is free again when it is closed, or when the
+/// last clone, and the last fill, is gone.
 #[derive(Clone, Debug)]
 pub struct Store(Arc<Inner>);
 
@@ -94,6 +97,12 @@ struct Inner {
     loose: Arc<AtomicU64>,
     counters: Arc<Counters>,
     keeper: Keeper,
+    /// No blob is claimed any more. Changed under the ledger's lock.
+    closed: AtomicBool,
+    /// Every slot, from the claim to the end of its fill.
+    running: TaskTracker,
+    /// Fills are not waited for any longer.
+    cut: CancellationToken,
 }
 
 /// What a claim found.
@@ -137,6 +146,9 @@ impl Store {
             loose: Arc::default(),
             counters: Arc::default(),
             keeper,
+            closed: AtomicBool::new(false),
+            running: TaskTracker::new(),
+            cut: CancellationToken::new(),
         })))
     }
 
@@ -150,6 +162,9 @@ impl Store {
             return Claim::Coming(Coming::new(fill.clone(), counters.clone()));
         }
         let refused = |fault| Claim::Coming(Coming::refused(*digest, size, fault, counters.clone()));
+        if self.0.closed.load(Ordering::Relaxed) {
+            return refused(closing());
+        }
         let suspect = match self.find(&mut ledger, digest) {
             Ok(Found::Absent) => None,
             Ok(Found::Sound(stored)) if stored.size() == size => {
@@ -179,10 +194,37 @@ impl Store {
     /// [`Fault::Storage`] when the file cannot be deleted.
     pub fn remove(&self, digest: &Digest) -> Result<bool, Fault> {
         let mut ledger = self.ledger();
+        if self.0.closed.load(Ordering::Relaxed) {
+            return Err(closing());
+        }
         let (removed, open) = self.unlink(&mut ledger, digest)?;
         drop(ledger);
         drop(open);
         Ok(removed)
+    }
+
+    /// Ends the store, whoever still holds a clone of it: nothing more is claimed, fills under way may
+    /// finish until the deadline and are cut off then. On return nothing of it writes any more, no
+    /// unfinished blob is left, and the folder can be opened again. Who reads a blob may finish.
+    pub async fn close(&self, deadline: Instant) {
+        let Inner { closed, running, cut, .. } = &*self.0;
+        {
+            let _ledger = self.ledger();
+            closed.store(true, Ordering::Relaxed);
+        }
+        running.close();
+        if tokio::time::timeout_at(deadline, running.wait()).await.is_err() {
+            tracing::warn!(fills = running.len(), "blobs that are still arriving are given up");
+            cut.cancel();
+            running.wait().await;
+        }
+        let store = self.clone();
+        let ended = tokio::task::spawn_blocking(move || {
+            store.0.keeper.end();
+            store.0.folder.release();
+        });
+        // It does not panic, and is never aborted.
+        let _ = ended.await;
     }
 
     /// The figures now.
@@ -362,6 +404,10 @@ impl Store {
 
 fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+fn closing() -> Fault {
+    Fault::Storage("the gateway is stopping; ask again".into())
 }
 
 fn on_disk(doing: &str, error: &io::Error) -> Fault {

@@ -78,7 +78,7 @@ impl Puller {
 
     fn watch_for_forgery(&self, name: &Name, digest: Digest, coming: crate::content::Coming) {
         let (puller, name) = (self.clone(), name.clone());
-        tokio::spawn(async move {
+        self.0.tasks.spawn(async move {
             if let Err(fault @ Fault::Invalid(_)) = coming.verified().await {
                 puller.sight(Sighting::Forged { name, digest, fault });
             }

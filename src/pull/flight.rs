@@ -6,18 +6,31 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
+use super::tasks::Tasks;
 use crate::oci::Fault;
 
 /// Fetches under way, by key. The work runs on its own task: it outlives whoever asked first, and a
 /// caller that gives up neither ends nor repeats it.
 #[derive(Debug)]
-pub(super) struct Flights<K, V>(Arc<Mutex<HashMap<K, Landing<V>>>>);
+pub(super) struct Flights<K, V> {
+    landings: Landings<K, V>,
+    tasks: Tasks,
+}
+
+type Landings<K, V> = Arc<Mutex<HashMap<K, Landing<V>>>>;
 
 type Landing<V> = watch::Receiver<Option<Result<V, Fault>>>;
 
 impl<K, V> Default for Flights<K, V> {
     fn default() -> Self {
-        Self(Arc::default())
+        Self::on(&Tasks::default())
+    }
+}
+
+impl<K, V> Flights<K, V> {
+    /// Flights that end with these tasks.
+    pub(super) fn on(tasks: &Tasks) -> Self {
+        Self { landings: Arc::default(), tasks: tasks.clone() }
     }
 }
 
@@ -50,7 +63,7 @@ where
     where
         F: Future<Output = Result<V, Fault>> + Send + 'static,
     {
-        let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut flights = self.landings.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(landing) = flights.get(&key) {
             return landing.clone();
         }
@@ -58,8 +71,8 @@ where
         flights.insert(key.clone(), landing.clone());
         drop(flights);
         // Leaves the table even when the work panics, so that nobody waits for a flight that fell.
-        let seat = Seat { flights: self.0.clone(), key };
-        tokio::spawn(async move {
+        let seat = Seat { flights: self.landings.clone(), key };
+        self.tasks.spawn(async move {
             let answer = work.await;
             drop(seat);
             sender.send_replace(Some(answer));
@@ -69,7 +82,7 @@ where
 }
 
 struct Seat<K: Eq + Hash, V> {
-    flights: Arc<Mutex<HashMap<K, Landing<V>>>>,
+    flights: Landings<K, V>,
     key: K,
 }
 
@@ -120,6 +133,17 @@ mod tests {
             assert_eq!(other.await.expect("joined"), Ok(7));
         }
         assert_eq!(runs.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn a_flight_that_is_ended_fails_its_passengers_and_none_starts_afterwards() {
+        let tasks = Tasks::default();
+        let flights: Flights<&str, usize> = Flights::on(&tasks);
+        let mut landing = Box::pin(flights.join("x", std::future::pending()));
+        assert!(futures_util::FutureExt::now_or_never(landing.as_mut()).is_none());
+        tasks.end().await;
+        assert!(matches!(landing.await, Err(Fault::Storage(_))));
+        assert!(matches!(flights.join("y", async { Ok(1) }).await, Err(Fault::Storage(_))));
     }
 
     #[tokio::test]

@@ -6,6 +6,7 @@
 mod blobs;
 mod flight;
 mod tags;
+mod tasks;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use crate::policy::{Facts, Image, Known, Lack, Need, Permit, Root, Roots, Target
 use crate::upstream::{Presence, Upstreams};
 
 use flight::Flights;
+use tasks::Tasks;
 
 pub use crate::catalog::Stored;
 pub use blobs::{Cache, Fetched};
@@ -70,6 +72,7 @@ struct Inner {
     upstreams: Arc<Upstreams>,
     clock: Clock,
     sightings: mpsc::Sender<Sighting>,
+    tasks: Tasks,
     images: Flights<(Name, Digest), Arc<Stored>>,
     possessions: Flights<(Name, Digest), bool>,
     resolutions: Flights<(Name, Tag), Option<Digest>>,
@@ -98,6 +101,7 @@ impl Puller {
         clock: Clock,
     ) -> (Self, mpsc::Receiver<Sighting>) {
         let (sightings, receiver) = mpsc::channel(SIGHTINGS);
+        let tasks = Tasks::default();
         let inner = Inner {
             settings,
             catalog,
@@ -105,11 +109,12 @@ impl Puller {
             upstreams,
             clock,
             sightings,
-            images: Flights::default(),
-            possessions: Flights::default(),
-            resolutions: Flights::default(),
-            lists: Flights::default(),
-            referrals: Flights::default(),
+            images: Flights::on(&tasks),
+            possessions: Flights::on(&tasks),
+            resolutions: Flights::on(&tasks),
+            lists: Flights::on(&tasks),
+            referrals: Flights::on(&tasks),
+            tasks,
             barren: Memory::builder().max_capacity(10_000).time_to_live(Duration::from_secs(60)).build(),
             listed: Memory::new(1_000),
             referred: Memory::new(10_000),
@@ -118,6 +123,13 @@ impl Puller {
             refreshed: Memory::new(100_000),
         };
         (Self(Arc::new(inner)), receiver)
+    }
+
+    /// Ends every fetch that runs on a task of its own, and waits until it has: who waits for one gets
+    /// [`Fault::Storage`], and none starts any more. Blobs on their way are the store's
+    /// ([`Store::close`]), which comes first: what was found wrong with them is still sighted.
+    pub async fn close(&self) {
+        self.0.tasks.end().await;
     }
 
     /// Fills in the fact a decision lacks, or why it cannot be had. Fetching goes on if the caller

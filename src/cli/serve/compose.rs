@@ -8,6 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::reload::{Reloading, Status, Watched};
@@ -106,6 +107,10 @@ pub struct Running {
     admin_address: SocketAddr,
     gate: Gate,
     log: Log,
+    catalog: Catalog,
+    store: Store,
+    puller: Puller,
+    drain: Duration,
     admin: Admin,
     reloading: Reloading,
     stop: CancellationToken,
@@ -195,13 +200,31 @@ impl Running {
             Admin::new(Arc::new(metrics), move || conditions(&status, &log, &store, &upstreams))
         };
         let limits = limits(settings);
-        let door = Door::new(gate.clone(), puller, manners(settings), first_header, clock);
+        let door = Door::new(gate.clone(), puller.clone(), manners(settings), first_header, clock);
         let end = CancellationToken::new();
         let pulls = tokio::spawn(server::serve_pulls(socket, tls_config, door, limits, stop.clone()));
         // Load balancers must be able to ask while the pulls are drained.
         let health = tokio::spawn(server::serve_admin(admin_socket, admin.clone(), limits, end.clone()));
-        let keeper = tokio::spawn(gate::record_sightings(sightings, catalog, log.clone(), end.clone()));
-        Ok(Self { address, admin_address, gate, log, admin, reloading, stop, end, pulls, health, keeper })
+        let keeper =
+            tokio::spawn(gate::record_sightings(sightings, catalog.clone(), log.clone(), end.clone()));
+        let drain = limits.drain;
+        Ok(Self {
+            address,
+            admin_address,
+            gate,
+            log,
+            catalog,
+            store,
+            puller,
+            drain,
+            admin,
+            reloading,
+            stop,
+            end,
+            pulls,
+            health,
+            keeper,
+        })
     }
 
     /// Where pulls are served.
@@ -230,14 +253,22 @@ impl Running {
         self.log.flush().await
     }
 
-    /// Says no to load balancers, finishes the replies under way, closes the record.
+    /// Says no to load balancers, finishes replies and blobs under way as long as the drain lasts, ends
+    /// what nobody waits for, closes the record. On return nothing of this gateway writes to its data
+    /// folder any more, and another may start on it.
     pub async fn stop(self) {
+        let deadline = Instant::now() + self.drain;
         self.admin.drain();
         self.stop.cancel();
         let _ = self.pulls.await;
+        self.store.close(deadline).await;
+        self.puller.close().await;
+        self.reloading.ended().await;
+        // What was noticed until now is still put on record.
         self.end.cancel();
         let _ = self.health.await;
         let _ = self.keeper.await;
+        self.catalog.close().await;
         self.log.close().await;
     }
 }

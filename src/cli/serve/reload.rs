@@ -8,6 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::gate::{Gate, Rules};
 use crate::policy::Policy;
@@ -61,6 +62,7 @@ type MakeRules = Box<dyn Fn(Policy) -> Rules + Send + Sync>;
 pub(super) struct Reloading {
     policy: Force,
     certificates: Force,
+    tasks: TaskTracker,
 }
 
 impl Reloading {
@@ -77,13 +79,14 @@ impl Reloading {
         let files = certificates.files().into_iter().chain(client_ca.clone()).collect();
         let (mut pairs, force_certificates) = watch::watch(files, poll);
         let (status_of_policy, until) = (status.clone(), stop.clone());
-        tokio::spawn(async move {
+        let tasks = TaskTracker::new();
+        tasks.spawn(async move {
             while let Some(Some(_)) = until.run_until_cancelled(policies.recv()).await {
                 let outcome = adopt(&policy_file, &gate, &make_rules).await;
                 status_of_policy.set(|outcomes| outcomes.policy = outcome);
             }
         });
-        tokio::spawn(async move {
+        tasks.spawn(async move {
             let mut renewal = tokio::time::interval(RENEWAL);
             loop {
                 let outcome = tokio::select! {
@@ -104,7 +107,13 @@ impl Reloading {
                 status.set(|outcomes| outcomes.certificates = outcome);
             }
         });
-        Self { policy, certificates: force_certificates }
+        tasks.close();
+        Self { policy, certificates: force_certificates, tasks }
+    }
+
+    /// Waits until what was being adopted when the stop was called is in force and on record.
+    pub(super) async fn ended(&self) {
+        self.tasks.wait().await;
     }
 
     pub(super) fn force(&self) {

@@ -10,6 +10,7 @@ mod record;
 mod refusal;
 mod running;
 mod siege;
+mod stop;
 mod table;
 
 use crate::support::gateway::{Gateway, Site};

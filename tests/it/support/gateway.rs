@@ -210,21 +210,12 @@ impl Site {
         Ok((running, ca))
     }
 
-    /// Starts the gateway. Fetches that outlived a gateway on the same folder may hold its lock a while.
+    /// Starts the gateway.
     pub(crate) async fn start(self) -> Gateway {
-        let started = tokio::time::timeout(PATIENCE, async {
-            loop {
-                match self.launch().await {
-                    Ok(started) => return started,
-                    Err(error) if error.contains("in use by another pullgate") => {
-                        tokio::time::sleep(Duration::from_millis(10)).await;
-                    }
-                    Err(error) => panic!("the gateway does not start: {error}"),
-                }
-            }
-        });
-        let (running, ca) = started.await.expect("the former gateway lets go of the folder");
-        self.gateway(running, ca)
+        match self.launch().await {
+            Ok((running, ca)) => self.gateway(running, ca),
+            Err(error) => panic!("the gateway does not start: {error}"),
+        }
     }
 
     /// Everything on record, repeats and transfers joined, in order.
