@@ -1,4 +1,5 @@
-//! What was noticed without a request goes on record here: drifts and forged content.
+//! What was noticed without a request goes on record here: drifts, forged content, upstreams that
+//! refuse us.
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +34,13 @@ pub async fn record_sightings(
         };
         let Some(sighting) = sighting else { return };
         match sighting {
+            Sighting::Denied { registry, name, fault } => {
+                tracing::warn!(%registry, ?name, %fault, "an upstream refused access");
+                let event = Event::Upstream { registry, name, digest: None, fault: Some(fault) };
+                if let Err(error) = log.record(event).await {
+                    tracing::error!(%error, "that an upstream refused access could not be recorded");
+                }
+            }
             Sighting::Forged { name, digest, fault } => {
                 tracing::warn!(%name, %digest, %fault, "an upstream sent something else than was asked for");
                 let event = Event::Upstream {

@@ -3,6 +3,7 @@
 //! Every way to an upstream leads through here, and takes a [`Need`] or a [`Permit`] that only
 //! `policy` can make. What is fetched is verified, kept and shared; it knows no HTTP and no callers.
 
+mod asked;
 mod blobs;
 mod flight;
 mod tags;
@@ -17,10 +18,11 @@ use tokio::sync::mpsc;
 use crate::catalog::{Catalog, Moved};
 use crate::clock::Clock;
 use crate::content::Store;
-use crate::oci::{Ask, Descriptor, Digest, Fault, Manifest, Name, Tag, What};
+use crate::oci::{Ask, Descriptor, Digest, Fault, Manifest, Name, Registry, Tag, What};
 use crate::policy::{Facts, Image, Known, Lack, Need, Permit, Root, Roots, Target};
 use crate::upstream::{Presence, Upstreams};
 
+use asked::Asked;
 use flight::Flights;
 use tasks::Tasks;
 
@@ -39,6 +41,16 @@ pub struct Settings {
 /// Something that was noticed without anybody asking for it; `gate` puts it on record.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Sighting {
+    /// An upstream refused us: credentials are missing or wrong, or it leads where it may not. Each
+    /// repository once an hour, and once for all that are too many to name.
+    Denied {
+        /// Which upstream.
+        registry: Registry,
+        /// Which repository; `None` for all further ones.
+        name: Option<Name>,
+        /// What it said, and what to check.
+        fault: Fault,
+    },
     /// Content did not verify.
     Forged {
         /// Where it came from.
@@ -69,7 +81,7 @@ struct Inner {
     settings: Settings,
     catalog: Catalog,
     store: Store,
-    upstreams: Arc<Upstreams>,
+    upstreams: Asked,
     clock: Clock,
     sightings: mpsc::Sender<Sighting>,
     tasks: Tasks,
@@ -106,7 +118,7 @@ impl Puller {
             settings,
             catalog,
             store,
-            upstreams,
+            upstreams: Asked::new(upstreams, sightings.clone(), clock.clone()),
             clock,
             sightings,
             images: Flights::on(&tasks),

@@ -9,6 +9,7 @@ use http::header::{
 };
 use http::{HeaderMap, Response, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::ext::ReasonPhrase;
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -151,8 +152,19 @@ pub(super) fn fault(fault: &Fault, what: &What, now: Timestamp) -> Reply {
     if let Some(seconds) = wait {
         reply.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
+    // As with a refusal: all that an older containerd shows of a 403 to HEAD.
+    let phrase = header_text(&fault.to_string());
+    if let Fault::Denied(_) = fault
+        && let Ok(phrase) =
+            ReasonPhrase::try_from(phrase.as_bytes().get(..PHRASE_MAX).unwrap_or(phrase.as_bytes()))
+    {
+        reply.extensions_mut().insert(phrase);
+    }
     reply
 }
+
+/// The most characters of a reason phrase that older containerds show whole.
+const PHRASE_MAX: usize = 120;
 
 /// A header value out of text that may hold anything: what a header cannot carry becomes `?`.
 pub(super) fn header_text(text: &str) -> HeaderValue {

@@ -39,6 +39,8 @@ pub struct Health {
     pub rate_limit: Option<RateLimit>,
     /// Requests sent to it: retries, redirect targets and token requests included.
     pub requests: u64,
+    /// Questions that it refused to answer (401, 403, credentials that cannot be had).
+    pub denied: u64,
 }
 
 impl Health {
@@ -78,6 +80,7 @@ struct State {
     resting_until: Option<Timestamp>,
     rate_limit: Option<RateLimit>,
     requests: u64,
+    denied: u64,
 }
 
 /// The record behind [`Health`].
@@ -151,7 +154,10 @@ impl Record {
         let mut state = self.state();
         match outcome {
             Ok(_) | Err(Fault::Absent(_)) => state.last_success = Some(now),
-            Err(fault) => state.last_failure = Some((now, fault.clone())),
+            Err(fault) => {
+                state.denied += u64::from(matches!(fault, Fault::Denied(_)));
+                state.last_failure = Some((now, fault.clone()));
+            }
         }
     }
 
@@ -168,6 +174,7 @@ impl Record {
             resting_until: state.resting_until.filter(|until| now < *until),
             rate_limit: state.rate_limit,
             requests: state.requests,
+            denied: state.denied,
         }
     }
 }

@@ -37,10 +37,17 @@ struct Labels {
 impl Collector for Figures {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let (requests, up) = (Family::<Labels, Counter>::default(), Family::<Labels, Gauge>::default());
-        let remaining = Family::<Labels, Gauge>::default();
-        for health in self.0.health().into_iter().filter(|health| health.declared) {
+        let (remaining, denied) = (Family::<Labels, Gauge>::default(), Family::<Labels, Counter>::default());
+        for health in self.0.health() {
+            if !health.declared {
+                // Where credentials are missing there may be no [[upstream]] at all.
+                let others = Labels { registry: "undeclared".to_owned(), endpoint: "undeclared".to_owned() };
+                denied.get_or_create(&others).inc_by(health.denied);
+                continue;
+            }
             let labels = Labels { registry: health.registry.to_string(), endpoint: health.endpoint.clone() };
             requests.get_or_create(&labels).inc_by(health.requests);
+            denied.get_or_create(&labels).inc_by(health.denied);
             up.get_or_create(&labels).set(i64::from(health.failure().is_none()));
             if let Some(left) = health.rate_limit.as_ref().and_then(|limit| limit.remaining) {
                 remaining.get_or_create(&labels).set(i64::try_from(left).unwrap_or(i64::MAX));
@@ -53,6 +60,8 @@ impl Collector for Figures {
             None,
             requests.metric_type(),
         )?)?;
+        let help = "Questions that the upstream refused to answer";
+        denied.encode(encoder.encode_descriptor("upstream_denied", help, None, denied.metric_type())?)?;
         let help = "1 when the upstream's last answer was one";
         up.encode(encoder.encode_descriptor("upstream_up", help, None, up.metric_type())?)?;
         let help = "Pulls left of the upstream's rate limit, as it last said";

@@ -2,6 +2,7 @@
 
 mod cache;
 mod crash;
+mod denied;
 mod disk;
 mod input;
 mod page;
