@@ -105,6 +105,11 @@ impl Row {
         format!("{{\"schema\":\"{SCHEMA}\",\"seq\":{seq},{}", self.tail)
     }
 
+    /// About what it takes on disk at most, its places in the indexes included.
+    pub(crate) fn weight(&self) -> u64 {
+        (self.tail.len() as u64).saturating_mul(2).saturating_add(1024)
+    }
+
     pub(crate) fn under(mut self, parent: Ulid, pull: Option<Ulid>) -> Self {
         self.parent = Some(parent);
         self.pull = pull;

@@ -22,11 +22,14 @@ use super::spill::{Counters, Reserve};
 pub(crate) const QUEUE: usize = 1024;
 /// So many rows that nobody waits for may be kept in memory while the disk does not take them.
 const BACKLOG: usize = 8192;
-/// Rows of one INSERT: halves the CPU against single ones.
-const CHUNK: usize = 32;
+/// Rows of one INSERT: halves the CPU against single ones, and a group of no more needs no transaction
+/// around it.
+const CHUNK: usize = 64;
 /// While the database takes nothing it is tried so often, beside the ticks.
 const RETRY: Duration = Duration::from_secs(5);
 const PAGE: u64 = 4096;
+/// Pages are counted again after so many bytes at the latest.
+const SLACK: u64 = 1 << 20;
 const COLUMNS: &str = "seq, id, time, kind, parent, pull_id, verdict, reason, registry, repository, tag, \
                        digest, client, address, reference, last, body";
 const WIDTH: usize = 17;
@@ -131,6 +134,8 @@ pub(crate) struct Writer {
     counters: Option<Counters>,
     reserve: Reserve,
     next: i64,
+    /// So many bytes may be written before the pages must be counted again.
+    slack: u64,
     retried: Instant,
     statements: Vec<Option<Arc<str>>>,
     shared: Arc<Shared>,
@@ -167,6 +172,7 @@ impl Writer {
             counters: counters.ok(),
             reserve,
             next,
+            slack: 0,
             retried: Instant::now(),
             statements: vec![None; CHUNK + 1],
             shared,
@@ -187,6 +193,7 @@ impl Writer {
                 received = self.orders.recv_many(&mut inbox, QUEUE) => if received == 0 { break },
                 () = shared.notify.notified() => {}
             }
+            self.gather(&mut inbox).await;
             if let Some(closed) = self.serve(&mut inbox).await {
                 self.finish().await;
                 let _ = closed.send(());
@@ -195,6 +202,17 @@ impl Writer {
         }
         self.serve(&mut inbox).await;
         self.finish().await;
+    }
+
+    /// Waits one turn of the scheduler: whoever the last commit woke gets into this group too, instead
+    /// of waiting for a disk sync that is made for the fastest of them alone.
+    async fn gather(&mut self, inbox: &mut Vec<Order>) {
+        tokio::task::yield_now().await;
+        while inbox.len() < QUEUE
+            && let Ok(order) = self.orders.try_recv()
+        {
+            inbox.push(order);
+        }
     }
 
     /// One group. Returns who asked to close, if anybody did.
@@ -232,6 +250,7 @@ impl Writer {
             self.retried = Instant::now();
         }
         if !barriers.is_empty() || close.is_some() {
+            self.measure().await;
             self.bring_counts_home().await;
         }
         for barrier in barriers {
@@ -263,7 +282,11 @@ impl Writer {
                 self.shared.rows.fetch_add(rows as u64, Ordering::Relaxed);
                 self.shared.commits.fetch_add(1, Ordering::Relaxed);
                 self.shared.spilling.store(false, Ordering::Relaxed);
-                self.measure().await;
+                let bytes = awaited.iter().chain(backlog).map(Row::weight).sum();
+                self.slack = self.slack.saturating_sub(bytes);
+                if self.slack == 0 {
+                    self.measure().await;
+                }
                 Ok(())
             }
             Err(error) => {
@@ -323,34 +346,15 @@ impl Writer {
         awaited: &[Row],
         backlog: &[Row],
     ) -> Result<(), sqlx::Error> {
-        self.connected().await?;
-        let mut seq = self.next;
-        let mut transaction = self.connected().await?.begin_with("BEGIN IMMEDIATE").await?;
-        for rows in awaited.chunks(CHUNK).chain(backlog.chunks(CHUNK)) {
-            let statement = statement(statements, rows.len());
-            let mut query = sqlx::query(AssertSqlSafe(statement));
-            for row in rows {
-                query = query
-                    .bind(seq)
-                    .bind(row.id.to_string())
-                    .bind(row.time)
-                    .bind(row.kind.as_str())
-                    .bind(row.parent.map(|id| id.to_string()))
-                    .bind(row.pull.map(|id| id.to_string()))
-                    .bind(row.verdict)
-                    .bind(row.reason)
-                    .bind(row.registry.as_deref())
-                    .bind(row.repository.as_deref())
-                    .bind(row.tag.as_deref())
-                    .bind(row.digest.as_deref())
-                    .bind(row.client.as_deref())
-                    .bind(row.address.as_deref())
-                    .bind(row.reference.as_deref())
-                    .bind(row.last)
-                    .bind(row.body(seq));
-                seq += 1;
-            }
-            query.execute(&mut *transaction).await?;
+        let seq = self.next;
+        let connection = self.connected().await?;
+        let all: Vec<&Row> = awaited.iter().chain(backlog).collect();
+        if all.len() <= CHUNK {
+            return insert_rows(connection, statements, &all, seq).await;
+        }
+        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+        for (rows, seq) in all.chunks(CHUNK).zip((seq..).step_by(CHUNK)) {
+            insert_rows(&mut transaction, statements, rows, seq).await?;
         }
         transaction.commit().await
     }
@@ -445,6 +449,8 @@ impl Writer {
             self.reserve.release();
         }
         self.shared.full.store(!self.reserve.is_held(), Ordering::Relaxed);
+        let room = self.max_size.saturating_sub(used + self.reserve.size());
+        self.slack = (room / 8).min(SLACK);
     }
 
     fn write_error(&self, error: &sqlx::Error) -> Error {
@@ -465,16 +471,43 @@ async fn next(connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar("SELECT COALESCE(MAX(seq), 0) + 1 FROM event").fetch_one(connection).await
 }
 
-/// The INSERT for so many rows, made once for each number.
+/// One INSERT; the first row gets this place in the order.
+async fn insert_rows(
+    connection: &mut SqliteConnection,
+    statements: &mut [Option<Arc<str>>],
+    rows: &[&Row],
+    first: i64,
+) -> Result<(), sqlx::Error> {
+    let mut query = sqlx::query(AssertSqlSafe(statement(statements, rows.len())));
+    for (row, seq) in rows.iter().zip(first..) {
+        query = query
+            .bind(seq)
+            .bind(row.id.to_string())
+            .bind(row.time)
+            .bind(row.kind.as_str())
+            .bind(row.parent.map(|id| id.to_string()))
+            .bind(row.pull.map(|id| id.to_string()))
+            .bind(row.verdict)
+            .bind(row.reason)
+            .bind(row.registry.as_deref())
+            .bind(row.repository.as_deref())
+            .bind(row.tag.as_deref())
+            .bind(row.digest.as_deref())
+            .bind(row.client.as_deref())
+            .bind(row.address.as_deref())
+            .bind(row.reference.as_deref())
+            .bind(row.last)
+            .bind(row.body(seq));
+    }
+    query.execute(connection).await.map(|_| ())
+}
+
+/// The INSERT for so many rows, made once for each number. Its marks have no numbers: SQLite keeps
+/// those as names, and binding a thousand of them takes a search through all of them each.
 fn statement(made: &mut [Option<Arc<str>>], rows: usize) -> Arc<str> {
     let make = || -> Arc<str> {
-        let groups: Vec<String> = (0..rows)
-            .map(|row| {
-                let marks: Vec<String> =
-                    (1..=WIDTH).map(|column| format!("${}", row * WIDTH + column)).collect();
-                format!("({})", marks.join(","))
-            })
-            .collect();
+        let group = format!("({})", vec!["?"; WIDTH].join(","));
+        let groups = vec![group; rows];
         format!("INSERT INTO event ({COLUMNS}) VALUES {} ON CONFLICT (id) DO NOTHING", groups.join(","))
             .into()
     };
