@@ -20,7 +20,7 @@ use toml::de::{DeTable, DeValue};
 
 use self::keys::{FACTS, HELP, MODES, PIN, REQUIRE, SOURCE, TAGS, TEST, TOP};
 use self::reader::{Fields, Reader};
-use super::diagnostic::{FileError, Problem};
+use super::diagnostic::{FileError, Problem, nearest};
 use crate::oci::{Digest, Name, Reference, Tag};
 use crate::policy::{
     Code, Digests, Given, Help, Item, Leaves, Match, Mode, Modes, Moved, Pattern, Pin, Policy, PolicyTest,
@@ -37,11 +37,21 @@ const URL_MAX: usize = 120;
 /// The most characters of a name, revision or id.
 const WORD_MAX: usize = 64;
 
-/// Reads and checks a policy file.
+/// Reads and checks a policy file, whatever clients there may be.
 pub fn load(path: &Path) -> Result<Policy, FileError> {
+    read(path, None)
+}
+
+/// Reads and checks a policy file for a gateway with these clients: another name in `clients` of a
+/// source or of `[require]` is an error, for nobody could ever be it.
+pub fn load_for(path: &Path, clients: &[String]) -> Result<Policy, FileError> {
+    read(path, Some(clients))
+}
+
+fn read(path: &Path, clients: Option<&[String]>) -> Result<Policy, FileError> {
     let bytes = std::fs::read(path).map_err(|error| FileError::unreadable(path, error))?;
     match std::str::from_utf8(&bytes) {
-        Ok(text) => parse(path, text),
+        Ok(text) => parse_for(path, text, clients),
         Err(error) => {
             let error = std::io::Error::new(std::io::ErrorKind::InvalidData, error);
             Err(FileError::unreadable(path, error))
@@ -51,8 +61,12 @@ pub fn load(path: &Path) -> Result<Policy, FileError> {
 
 /// Reads and checks a policy; `path` is what errors and traces call it.
 pub fn parse(path: &Path, text: &str) -> Result<Policy, FileError> {
+    parse_for(path, text, None)
+}
+
+fn parse_for(path: &Path, text: &str, clients: Option<&[String]>) -> Result<Policy, FileError> {
     let file = path.file_name().map_or_else(|| "policy.toml".into(), |name| name.to_string_lossy());
-    let mut reader = Reader::new(&file, text);
+    let mut reader = Reader::new(&file, text, clients);
     let document = DeTable::parse(text)
         .map_err(|error| FileError::invalid(path, text, vec![Problem::from_toml(&error)]))?;
     let read = reader.rules(document.get_ref(), Digest::sha256(text.as_bytes()));
@@ -121,6 +135,18 @@ fn printable(text: &str, max: usize) -> Result<String, String> {
 
 fn label(text: &str) -> Result<Arc<str>, String> {
     printable(text, WORD_MAX).map(Into::into)
+}
+
+/// The name of a client, if it can be anybody's.
+fn known(name: Arc<str>, clients: Option<&[String]>) -> Result<Arc<str>, String> {
+    let Some(clients) = clients.filter(|clients| !clients.iter().any(|client| **client == *name)) else {
+        return Ok(name);
+    };
+    let meant = match nearest(&name, clients.iter().map(String::as_str)) {
+        Some(near) => format!("did you mean {near:?}?"),
+        None => "declare it there, or take it out here".to_owned(),
+    };
+    Err(format!("no [[client]] of the gateway's configuration is named {name:?}; {meant}"))
 }
 
 fn link(text: &str) -> Result<String, String> {
@@ -198,10 +224,11 @@ impl Reader<'_> {
     }
 
     fn leaves(&mut self, fields: &Fields<'_>) -> Leaves {
+        let clients = self.clients;
         let tags = self.table(fields, "tags", &TAGS);
         let modes = self.table(fields, "modes", &MODES);
         let mut leaves = Leaves {
-            clients: self.written_list(fields, "clients", label),
+            clients: self.written_list(fields, "clients", |text| known(label(text)?, clients)),
             digests: self.written_choice(fields, "digests", &Digests::ALL, Digests::as_str),
             mode: self.choice(fields, "mode", &Mode::ALL, Mode::as_str),
             ..Leaves::default()

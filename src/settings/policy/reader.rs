@@ -15,6 +15,8 @@ use crate::settings::diagnostic::{Problem, line_of, nearest};
 pub(super) struct Reader<'t> {
     file: &'t str,
     text: &'t str,
+    /// The names that clients may have, where that is known.
+    pub(super) clients: Option<&'t [String]>,
     pub(super) problems: Vec<Problem>,
 }
 
@@ -32,8 +34,8 @@ impl<'t> Fields<'t> {
 }
 
 impl<'t> Reader<'t> {
-    pub(super) fn new(file: &'t str, text: &'t str) -> Self {
-        Self { file, text, problems: Vec::new() }
+    pub(super) fn new(file: &'t str, text: &'t str, clients: Option<&'t [String]>) -> Self {
+        Self { file, text, clients, problems: Vec::new() }
     }
 
     /// `policy.toml:41`.
