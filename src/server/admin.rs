@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
@@ -56,8 +56,15 @@ impl Admin {
 
     fn answer(&self, method: &Method, path: &str) -> Reply {
         if method != Method::GET && method != Method::HEAD {
-            return text(StatusCode::METHOD_NOT_ALLOWED, "GET only\n");
+            let mut reply = text(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD only\n");
+            reply.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return reply;
         }
+        let reply = self.look_up(path);
+        if method == Method::HEAD { reply::without_bytes(reply) } else { reply }
+    }
+
+    fn look_up(&self, path: &str) -> Reply {
         match path {
             "/livez" => text(StatusCode::OK, "ok\n"),
             "/metrics" => {

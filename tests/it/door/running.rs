@@ -10,6 +10,7 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use pullgate::oci::Digest;
 use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::{POLICY, Pair, image};
@@ -279,6 +280,31 @@ async fn health_and_metrics_are_on_the_admin_listener_alone() {
     let name = "pullgate_decisions_total{";
     assert_eq!(sample(&[name, "verdict=\"deny\"", "reason=\"tag.denied\"", "source=\"acme\""]), 1.0);
     assert!(sample(&[name, "verdict=\"allow\"", "source=\"acme\""]) >= 4.0);
+}
+
+#[tokio::test]
+async fn head_on_the_admin_listener_is_get_without_the_bytes() {
+    let pair = Pair::start().await;
+    let ask = async |method: &str, path: &str| {
+        let mut stream = TcpStream::connect(pair.gateway.running.admin_address()).await.unwrap();
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).await.unwrap();
+        let (head, body) = reply.split_once("\r\n\r\n").unwrap();
+        let mut lines: Vec<_> = head.lines().filter(|line| !line.starts_with("date: ")).collect();
+        lines.sort_unstable();
+        (lines.join("\n"), body.to_owned())
+    };
+    for path in ["/livez", "/readyz", "/elsewhere"] {
+        let (get, head) = (ask("GET", path).await, ask("HEAD", path).await);
+        assert_eq!(head, (get.0, String::new()), "{path}");
+        assert!(head.0.contains(&format!("content-length: {}", get.1.len())), "{head:?}");
+    }
+    let (head, body) = ask("HEAD", "/metrics").await;
+    assert!(head.contains(" 200 ") && body.is_empty(), "{head}");
+    let (head, _) = ask("POST", "/livez").await;
+    assert!(head.contains(" 405 ") && head.contains("allow: GET, HEAD"), "{head}");
 }
 
 #[tokio::test]
