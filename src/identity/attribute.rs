@@ -38,8 +38,10 @@ pub struct ClientSettings {
 /// What is known about a request's sender before anyone decides.
 #[derive(Clone, Copy, Debug)]
 pub struct Evidence<'a> {
-    /// The other end of the connection.
+    /// The other end of the connection, or whom the PROXY header of a trusted proxy put in its place.
     pub peer: IpAddr,
+    /// The proxy whose PROXY header told the peer.
+    pub proxy: Option<IpAddr>,
     /// All `X-Forwarded-For` lines, joined by commas in the order they came.
     pub forwarded_for: Option<&'a str>,
     /// The `Authorization` header, as sent.
@@ -79,7 +81,7 @@ impl Identity {
     /// the longest range; among equals the first in the file. A Bearer token that no
     /// matching table has makes the caller [`Class::Unknown`], whatever else matches; Basic credentials are passed over.
     pub fn identify(&self, evidence: &Evidence<'_>) -> Caller {
-        let (address, proxy) = self.address(evidence.peer, evidence.forwarded_for);
+        let (address, proxy) = self.address(evidence);
         let bearer = evidence.authorization.and_then(bearer);
         let shown = bearer.map(Shown::of);
         let caller = |class, attribution, certificate| Caller {
@@ -121,9 +123,14 @@ impl Identity {
     /// The client's address: the peer's, unless the peer is a trusted proxy; then the rightmost
     /// address of `X-Forwarded-For` that is no trusted proxy. Anything left of it the client may have
     /// made up. What cannot be read ends the walk at the last address that could.
-    fn address(&self, peer: IpAddr, forwarded_for: Option<&str>) -> (IpAddr, Option<IpAddr>) {
-        let peer = peer.to_canonical();
-        let Some(forwarded_for) = forwarded_for.filter(|_| self.trusts(peer)) else { return (peer, None) };
+    ///
+    /// The second address is the proxy that told the first: the peer itself, or whoever sent the PROXY
+    /// header that named the peer.
+    fn address(&self, evidence: &Evidence<'_>) -> (IpAddr, Option<IpAddr>) {
+        let peer = evidence.peer.to_canonical();
+        let Some(forwarded_for) = evidence.forwarded_for.filter(|_| self.trusts(peer)) else {
+            return (peer, evidence.proxy);
+        };
         let mut address = peer;
         for hop in forwarded_for.rsplit(',').take(HOPS_MAX) {
             let Some(hop) = hop_address(hop) else { break };
@@ -132,7 +139,7 @@ impl Identity {
                 break;
             }
         }
-        (address, (address != peer).then_some(peer))
+        (address, if address == peer { evidence.proxy } else { Some(peer) })
     }
 
     fn trusts(&self, address: IpAddr) -> bool {
@@ -234,6 +241,7 @@ mod tests {
     fn from(peer: &str) -> Evidence<'static> {
         Evidence {
             peer: peer.parse().unwrap(),
+            proxy: None,
             forwarded_for: None,
             authorization: None,
             certificate_sans: &[],
@@ -333,6 +341,19 @@ mod tests {
             let evidence = Evidence { authorization: Some(header.as_bytes()), ..from("10.20.1.1") };
             assert_eq!(who(&evidence), ("floor".into(), Attribution::Address), "{header}");
         }
+    }
+
+    #[test]
+    fn the_peer_that_a_proxy_header_named_is_believed_about_others_only_if_it_is_trusted_itself() {
+        let said = |peer, forwarded_for| {
+            let proxy = Some("192.0.2.1".parse().unwrap());
+            let caller = identity().identify(&Evidence { proxy, forwarded_for, ..from(peer) });
+            (caller.address.to_string(), caller.proxy.map(|proxy| proxy.to_string()))
+        };
+        assert_eq!(said("203.0.113.1", None), ("203.0.113.1".into(), Some("192.0.2.1".into())));
+        assert_eq!(said("203.0.113.1", Some("10.20.1.1")), ("203.0.113.1".into(), Some("192.0.2.1".into())));
+        assert_eq!(said("192.0.2.9", Some("10.20.1.1")), ("10.20.1.1".into(), Some("192.0.2.9".into())));
+        assert_eq!(said("192.0.2.9", Some("garbage")), ("192.0.2.9".into(), Some("192.0.2.1".into())));
     }
 
     #[test]

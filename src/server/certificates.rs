@@ -225,16 +225,44 @@ impl ResolvesServerCert for Certificates {
     }
 }
 
-/// TLS 1.2 and 1.3 on aws-lc-rs, `h2` before `http/1.1`, session tickets.
+/// The CAs that client certificates are verified by. Equal ones verify alike.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ClientCa(Vec<CertificateDer<'static>>);
+
+impl ClientCa {
+    /// Reads the CA certificates of a PEM file.
+    ///
+    /// # Errors
+    /// The file cannot be read, or holds something else than CA certificates, or none.
+    pub fn load(path: &Path) -> Result<Self, CertificateError> {
+        let this = Self(read_chain(path)?);
+        this.roots().map_err(|error| CertificateError::Malformed {
+            path: path.to_owned(),
+            wanted: "CA certificate",
+            reason: error.to_string(),
+        })?;
+        Ok(this)
+    }
+
+    fn roots(&self) -> Result<RootCertStore, rustls::Error> {
+        let mut roots = RootCertStore::empty();
+        for ca in &self.0 {
+            roots.add(ca.clone())?;
+        }
+        Ok(roots)
+    }
+}
+
+/// TLS 1.2 and 1.3 on aws-lc-rs, `h2` before `http/1.1`, session tickets under keys of its own.
 ///
 /// With `client_ca`, clients may show a certificate, which is then verified; one that does not verify
 /// ends the handshake, none at all is fine.
 ///
 /// # Errors
-/// The CA file cannot be read or holds no certificate.
+/// The TLS library does not accept what was loaded.
 pub fn server_config(
     certificates: Arc<Certificates>,
-    client_ca: Option<&Path>,
+    client_ca: Option<&ClientCa>,
 ) -> Result<ServerConfig, CertificateError> {
     let tls = |error: &dyn fmt::Display| CertificateError::Tls(error.to_string());
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -243,16 +271,9 @@ pub fn server_config(
         .map_err(|error| tls(&error))?;
     let builder = match client_ca {
         None => builder.with_no_client_auth(),
-        Some(path) => {
-            let mut roots = RootCertStore::empty();
-            for ca in read_chain(path)? {
-                roots.add(ca).map_err(|error| CertificateError::Malformed {
-                    path: path.to_owned(),
-                    wanted: "CA certificate",
-                    reason: error.to_string(),
-                })?;
-            }
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+        Some(ca) => {
+            let roots = Arc::new(ca.roots().map_err(|error| tls(&error))?);
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
                 .allow_unauthenticated()
                 .build()
                 .map_err(|error| tls(&error))?;
@@ -265,11 +286,31 @@ pub fn server_config(
     Ok(config)
 }
 
-/// The names a certificate proves: DNS names, IP addresses, URIs and mail addresses of its SAN
-/// extension, as written there. A common name proves nothing.
-pub fn subject_names(certificate: &CertificateDer<'_>) -> Vec<Arc<str>> {
-    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return Vec::new() };
-    names(&parsed).into_iter().map(Into::into).collect()
+/// What a verified client certificate shows.
+pub(super) struct Shown {
+    /// The names it proves: DNS names, IP addresses, URIs and mail addresses of its SAN extension, as
+    /// written there. A common name proves nothing.
+    pub(super) names: Vec<Arc<str>>,
+    /// When it ends.
+    pub(super) not_after: Timestamp,
+}
+
+impl Shown {
+    /// One that cannot be read shows no names.
+    pub(super) fn of(certificate: &CertificateDer<'_>) -> Self {
+        match X509Certificate::from_der(certificate) {
+            Ok((_, parsed)) => {
+                Self { names: names(&parsed).into_iter().map(Into::into).collect(), not_after: end(&parsed) }
+            }
+            Err(_) => Self { names: Vec::new(), not_after: Timestamp::MAX },
+        }
+    }
+}
+
+/// When a certificate ends. The last second of 9999, which means "never" (RFC 5280, 4.1.2.5), is beyond
+/// what a [`Timestamp`] can say.
+fn end(certificate: &X509Certificate<'_>) -> Timestamp {
+    Timestamp::from_second(certificate.validity().not_after.timestamp()).unwrap_or(Timestamp::MAX)
 }
 
 fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
@@ -298,8 +339,7 @@ fn load(settings: &CertificateSettings, now: Timestamp) -> Result<Current, Certi
     };
     let leaf = chain.first().cloned().ok_or_else(|| malformed("it is empty".into()))?;
     let (_, parsed) = X509Certificate::from_der(&leaf).map_err(|error| malformed(error.to_string()))?;
-    let end = parsed.validity().not_after.timestamp();
-    let not_after = Timestamp::from_second(end).map_err(|error| malformed(error.to_string()))?;
+    let not_after = end(&parsed);
     let mut hosts: Vec<String> = names(&parsed).iter().map(|name| name.to_ascii_lowercase()).collect();
     hosts.sort();
     let provider = rustls::crypto::aws_lc_rs::default_provider();

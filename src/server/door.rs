@@ -432,6 +432,7 @@ fn evidence<'a>(
 ) -> Evidence<'a> {
     Evidence {
         peer: peer.address.ip(),
+        proxy: peer.proxy,
         forwarded_for,
         authorization: headers.get(AUTHORIZATION).map(HeaderValue::as_bytes),
         certificate_sans: &peer.certificate_names,

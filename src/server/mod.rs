@@ -1,39 +1,45 @@
 //! The door: TLS, limits, requests in, replies out; the only translation of errors to HTTP.
 
+mod activity;
+mod addresses;
 mod admin;
 pub mod certificates;
+mod connections;
+mod conversation;
 mod door;
 mod listener;
 mod page;
+mod proxy;
 mod refuse;
 mod reply;
+mod tls;
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
-use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use admin::{Admin, Condition};
+pub use connections::Connections;
 pub use door::{Door, FIRST_HEADER};
-pub use listener::Limits;
+pub use listener::{Limits, Terms};
 pub use refuse::{Manner, Manners};
 pub use reply::Body;
+pub use tls::Tls;
 
 /// Serves pulls over TLS until stopped, then drains. The TLS configuration is taken anew for each
 /// connection, so that it can be exchanged while running.
 pub async fn serve_pulls(
     socket: TcpListener,
-    tls: Arc<ArcSwap<ServerConfig>>,
+    tls: Arc<Tls>,
     door: Door,
-    limits: Limits,
+    terms: Terms,
     stop: CancellationToken,
 ) {
-    listener::Listener::new(socket, limits, stop).run(Some(tls), move |peer| door.visitor(peer)).await;
+    listener::Listener::new(socket, terms, stop).run(Some(tls), move |peer| door.visitor(peer)).await;
 }
 
 /// Serves the admin endpoints in plain text until stopped.
-pub async fn serve_admin(socket: TcpListener, admin: Admin, limits: Limits, stop: CancellationToken) {
-    listener::Listener::new(socket, limits, stop).run(None, move |_| admin.clone()).await;
+pub async fn serve_admin(socket: TcpListener, admin: Admin, terms: Terms, stop: CancellationToken) {
+    listener::Listener::new(socket, terms, stop).run(None, move |_| admin.clone()).await;
 }

@@ -68,7 +68,7 @@ pub struct Listen {
     pub hosts: Vec<String>,
     /// The server certificate.
     pub tls: Tls,
-    /// Whose `X-Forwarded-For` counts.
+    /// Whose `X-Forwarded-For` or PROXY header counts.
     #[serde(deserialize_with = "value::ranges")]
     pub trusted_proxies: Vec<IpNet>,
     /// The CA, or CAs, of client certificates; without it none is asked for.
@@ -182,15 +182,20 @@ pub struct Limits {
     pub refusals: Rate,
     /// Open connections on the pull listener; at least 1.
     pub connections: u32,
+    /// Open connections of one IPv4 address or IPv6 /64, trusted proxies aside; at least 1.
+    pub connections_per_address: u32,
     /// Bytes of one request's headers, 8 KiB to 1 MiB.
     #[serde(deserialize_with = "value::size")]
     pub header_bytes: u64,
-    /// From accept to the end of the TLS handshake.
+    /// From accept to the end of the TLS handshake, a PROXY header before it included.
     #[serde(deserialize_with = "value::timeout")]
     pub handshake: Duration,
     /// From the first byte of a request, or an idle connection's last reply, to the end of the headers.
     #[serde(deserialize_with = "value::timeout")]
     pub header_timeout: Duration,
+    /// How long an HTTP/2 connection may be without a request.
+    #[serde(deserialize_with = "value::timeout")]
+    pub idle_timeout: Duration,
     /// How long a stopping gateway lets running transfers go on.
     #[serde(deserialize_with = "value::timeout")]
     pub drain: Duration,
@@ -346,9 +351,11 @@ impl Default for Limits {
         Self {
             refusals: Rate { count: 60, per: Duration::from_secs(60) },
             connections: 4096,
+            connections_per_address: 512,
             header_bytes: 64 << 10,
             handshake: Duration::from_secs(10),
             header_timeout: Duration::from_secs(15),
+            idle_timeout: Duration::from_secs(60),
             drain: Duration::from_secs(30),
         }
     }
@@ -541,11 +548,15 @@ pub fn parse(path: &Path, text: &str) -> Result<Gateway, FileError> {
                 .help("give the admin listener its own port"),
         );
     }
-    if gateway.limits.connections == 0 {
-        problems.push(
-            Problem::new(at("limits.connections"), "limits.connections: none could connect")
-                .help("give at least 1"),
-        );
+    let limits = &gateway.limits;
+    for (key, most) in [
+        ("limits.connections", limits.connections),
+        ("limits.connections_per_address", limits.connections_per_address),
+    ] {
+        if most == 0 {
+            problems
+                .push(Problem::new(at(key), format!("{key}: none could connect")).help("give at least 1"));
+        }
     }
     if !(8 << 10..=1 << 20).contains(&gateway.limits.header_bytes) {
         problems.push(

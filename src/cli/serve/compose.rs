@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -20,8 +19,8 @@ use crate::content::{self, Store};
 use crate::gate::{self, Gate, Rules};
 use crate::identity::{ClientSettings, Identity, IdentitySettings};
 use crate::pull::{self, Puller};
-use crate::server::certificates::{CertificateSettings, Certificates, server_config};
-use crate::server::{self, Admin, Condition, Door, Manner, Manners};
+use crate::server::certificates::{CertificateSettings, Certificates, ClientCa, server_config};
+use crate::server::{self, Admin, Condition, Connections, Door, Manner, Manners, Terms, Tls};
 use crate::settings::diagnostic::FileError;
 use crate::settings::gateway::{self as file, Gateway, Lifetime};
 use crate::settings::policy;
@@ -126,7 +125,8 @@ impl Running {
     pub async fn start(settings: &Gateway, options: Options) -> Result<Self, StartError> {
         let Options { clock, resolver, proxy_from_environment, poll, first_header } = options;
         let mut metrics = Metrics::new();
-        let policy = policy::load(&settings.policy.file)?;
+        let clients: Vec<String> = settings.clients.iter().map(|client| client.name.clone()).collect();
+        let policy = policy::load_for(&settings.policy.file, &clients)?;
         let tls = &settings.listen.tls;
         let certificates = Certificates::load_or_create(
             CertificateSettings {
@@ -138,10 +138,12 @@ impl Running {
             &clock,
         )
         .map_err(StartError::usage)?;
-        let client_ca = settings.listen.client_ca.clone();
-        let tls_config =
-            server_config(certificates.clone(), client_ca.as_deref()).map_err(StartError::usage)?;
-        let tls_config = Arc::new(ArcSwap::from_pointee(tls_config));
+        let client_ca = match &settings.listen.client_ca {
+            None => None,
+            Some(file) => Some((file.clone(), ClientCa::load(file).map_err(StartError::usage)?)),
+        };
+        let tls = server_config(certificates.clone(), client_ca.as_ref().map(|(_, ca)| ca));
+        let tls = Arc::new(Tls::new(tls.map_err(StartError::usage)?));
 
         let folder = &settings.storage.path;
         let storage = content::Settings { path: folder.join("content"), max_size: settings.storage.max_size };
@@ -178,6 +180,8 @@ impl Running {
         store.register(&mut metrics);
         log.register(&mut metrics);
         upstreams.register(&mut metrics);
+        let connections = Connections::register(&mut metrics);
+        let status = Status::register(&mut metrics);
 
         let socket = bind(settings.listen.address, "[listen] address").await?;
         let admin_socket = bind(settings.admin.address, "[admin] address").await?;
@@ -186,12 +190,12 @@ impl Running {
         gate.record_policy(None, Vec::new()).await.map_err(StartError::internal)?;
 
         let stop = CancellationToken::new();
-        let status = Status::default();
         let watched = Watched {
             policy_file: settings.policy.file.clone(),
+            clients,
             certificates,
             client_ca,
-            tls: tls_config.clone(),
+            tls: tls.clone(),
         };
         let reloading =
             Reloading::start(watched, gate.clone(), Box::new(make_rules), status.clone(), poll, stop.clone());
@@ -199,15 +203,23 @@ impl Running {
             let (log, store, upstreams) = (log.clone(), store.clone(), upstreams.clone());
             Admin::new(Arc::new(metrics), move || conditions(&status, &log, &store, &upstreams))
         };
-        let limits = limits(settings);
+        let terms = Terms {
+            limits: limits(settings),
+            trusted_proxies: settings.listen.trusted_proxies.clone(),
+            connections,
+            clock: clock.clone(),
+        };
+        // Its own counts are nobody's business, and nobody speaks for others there.
+        let admin_terms =
+            Terms { trusted_proxies: Vec::new(), connections: Connections::default(), ..terms.clone() };
+        let drain = terms.limits.drain;
         let door = Door::new(gate.clone(), puller.clone(), manners(settings), first_header, clock);
         let end = CancellationToken::new();
-        let pulls = tokio::spawn(server::serve_pulls(socket, tls_config, door, limits, stop.clone()));
+        let pulls = tokio::spawn(server::serve_pulls(socket, tls, door, terms, stop.clone()));
         // Load balancers must be able to ask while the pulls are drained.
-        let health = tokio::spawn(server::serve_admin(admin_socket, admin.clone(), limits, end.clone()));
+        let health = tokio::spawn(server::serve_admin(admin_socket, admin.clone(), admin_terms, end.clone()));
         let keeper =
             tokio::spawn(gate::record_sightings(sightings, catalog.clone(), log.clone(), end.clone()));
-        let drain = limits.drain;
         Ok(Self {
             address,
             admin_address,
@@ -368,10 +380,12 @@ fn limits(settings: &Gateway) -> server::Limits {
     let limits = &settings.limits;
     server::Limits {
         connections: usize::try_from(limits.connections).unwrap_or(usize::MAX),
+        connections_per_address: usize::try_from(limits.connections_per_address).unwrap_or(usize::MAX),
         drain: limits.drain,
         handshake: limits.handshake,
         header_bytes: usize::try_from(limits.header_bytes).unwrap_or(usize::MAX),
         header_timeout: limits.header_timeout,
+        idle_timeout: limits.idle_timeout,
     }
 }
 

@@ -5,51 +5,134 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use rustls::ServerConfig;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::gate::{Gate, Rules};
 use crate::policy::Policy;
-use crate::server::Condition;
-use crate::server::certificates::{CertificateError, Certificates, server_config};
+use crate::server::certificates::{CertificateError, Certificates, ClientCa, server_config};
+use crate::server::{Condition, Tls};
 use crate::settings::policy;
 use crate::settings::watch::{self, Force};
+use crate::telemetry::Metrics;
+
+/// What is read again.
+#[derive(Clone, Copy, Debug)]
+enum What {
+    Certificates,
+    Policy,
+}
+
+impl What {
+    const ALL: [Self; 2] = [Self::Certificates, Self::Policy];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Certificates => "certificates",
+            Self::Policy => "policy",
+        }
+    }
+}
+
+/// How a reading went.
+#[derive(Debug)]
+enum Outcome {
+    /// What was read is in force.
+    Adopted,
+    /// It cannot be used, and why; the former goes on.
+    Refused(String),
+    /// It is in force already.
+    Unchanged,
+    /// It is in force, but that could not be recorded.
+    Unrecorded(String),
+}
+
+impl Outcome {
+    fn as_str(&self) -> &'static str {
+        match self {
+            Self::Adopted => "adopted",
+            Self::Refused(_) => "refused",
+            Self::Unchanged => "unchanged",
+            Self::Unrecorded(_) => "unrecorded",
+        }
+    }
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct OkLabels {
+    what: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct ReloadLabels {
+    what: &'static str,
+    result: &'static str,
+}
 
 /// How the last readings went. Cloning shares it.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Status(Arc<Mutex<Outcomes>>);
-
-#[derive(Debug, Default)]
-struct Outcomes {
-    policy: Option<String>,
-    certificates: Option<String>,
+#[derive(Clone, Debug)]
+pub(super) struct Status {
+    errors: Arc<Mutex<[Option<String>; What::ALL.len()]>>,
+    ok: Family<OkLabels, Gauge>,
+    reloads: Family<ReloadLabels, Counter>,
 }
 
 impl Status {
-    fn set(&self, change: impl FnOnce(&mut Outcomes)) {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    /// Adds `pullgate_reload_ok` and `pullgate_reloads_total`. What was read at the start is well.
+    pub(super) fn register(metrics: &mut Metrics) -> Self {
+        let this = Self { errors: Arc::default(), ok: Family::default(), reloads: Family::default() };
+        for what in What::ALL {
+            this.ok.get_or_create(&OkLabels { what: what.as_str() }).set(1);
+        }
+        let registry = metrics.registry();
+        registry.register("reload_ok", "1 when what was last read is in force", this.ok.clone());
+        registry.register("reloads", "Files read again, by what and result", this.reloads.clone());
+        this
+    }
+
+    fn settle(&self, what: What, outcome: Outcome) {
+        let (label, result) = (what.as_str(), outcome.as_str());
+        let error = match outcome {
+            Outcome::Adopted | Outcome::Unchanged => None,
+            Outcome::Refused(text) => Some(text),
+            Outcome::Unrecorded(text) => Some(format!("in force, but not on record: {text}")),
+        };
+        self.reloads.get_or_create(&ReloadLabels { what: label, result }).inc();
+        self.ok.get_or_create(&OkLabels { what: label }).set(i64::from(error.is_none()));
+        if let Some(place) = self.errors.lock().unwrap_or_else(PoisonError::into_inner).get_mut(what as usize)
+        {
+            *place = error;
+        }
     }
 
     pub(super) fn conditions(&self) -> Vec<Condition> {
-        let outcomes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let condition = |name: &str, error: &Option<String>| Condition {
-            name: name.to_owned(),
-            ok: error.is_none(),
-            required: false,
-            detail: error.clone().unwrap_or_else(|| "as in the file".to_owned()),
+        let errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        let condition = |what: What| {
+            let error = errors.get(what as usize).cloned().flatten();
+            Condition {
+                name: what.as_str().to_owned(),
+                ok: error.is_none(),
+                required: false,
+                detail: error.unwrap_or_else(|| "as in the file".to_owned()),
+            }
         };
-        vec![condition("policy", &outcomes.policy), condition("certificates", &outcomes.certificates)]
+        vec![condition(What::Policy), condition(What::Certificates)]
     }
 }
 
 /// What is watched, and what it turns into.
 pub(super) struct Watched {
     pub(super) policy_file: PathBuf,
+    /// The names that the policy may call clients.
+    pub(super) clients: Vec<String>,
     pub(super) certificates: Arc<Certificates>,
-    pub(super) client_ca: Option<PathBuf>,
-    pub(super) tls: Arc<ArcSwap<ServerConfig>>,
+    /// The client CA's file, and what is in force of it.
+    pub(super) client_ca: Option<(PathBuf, ClientCa)>,
+    pub(super) tls: Arc<Tls>,
 }
 
 /// How often certificates are looked at for renewal.
@@ -74,16 +157,17 @@ impl Reloading {
         poll: Duration,
         stop: CancellationToken,
     ) -> Self {
-        let Watched { policy_file, certificates, client_ca, tls } = watched;
+        let Watched { policy_file, clients, certificates, mut client_ca, tls } = watched;
         let (mut policies, policy) = watch::watch(vec![policy_file.clone()], poll);
-        let files = certificates.files().into_iter().chain(client_ca.clone()).collect();
+        let ca_file = client_ca.iter().map(|(file, _)| file.clone());
+        let files = certificates.files().into_iter().chain(ca_file).collect();
         let (mut pairs, force_certificates) = watch::watch(files, poll);
         let (status_of_policy, until) = (status.clone(), stop.clone());
         let tasks = TaskTracker::new();
         tasks.spawn(async move {
             while let Some(Some(_)) = until.run_until_cancelled(policies.recv()).await {
-                let outcome = adopt(&policy_file, &gate, &make_rules).await;
-                status_of_policy.set(|outcomes| outcomes.policy = outcome);
+                let outcome = adopt(&policy_file, &clients, &gate, &make_rules).await;
+                status_of_policy.settle(What::Policy, outcome);
             }
         });
         tasks.spawn(async move {
@@ -93,18 +177,23 @@ impl Reloading {
                     () = stop.cancelled() => return,
                     change = pairs.recv() => match change {
                         None => return,
-                        Some(_) => read_again(&certificates, client_ca.as_deref(), &tls),
+                        Some(_) => read_again(&certificates, &mut client_ca, &tls),
                     },
-                    _ = renewal.tick() => certificates.renew().map(|_| ()),
+                    _ = renewal.tick() => match certificates.renew() {
+                        // That nothing was due heals nothing.
+                        Ok(false) => continue,
+                        Ok(true) => Ok(()),
+                        Err(error) => Err(error),
+                    },
                 };
                 let outcome = match outcome {
-                    Ok(()) => None,
+                    Ok(()) => Outcome::Adopted,
                     Err(error) => {
                         tracing::error!(%error, "the certificates cannot be used; the former ones go on");
-                        Some(error.to_string())
+                        Outcome::Refused(error.to_string())
                     }
                 };
-                status.set(|outcomes| outcomes.certificates = outcome);
+                status.settle(What::Certificates, outcome);
             }
         });
         tasks.close();
@@ -124,18 +213,26 @@ impl Reloading {
 
 fn read_again(
     certificates: &Arc<Certificates>,
-    client_ca: Option<&Path>,
-    tls: &ArcSwap<ServerConfig>,
+    client_ca: &mut Option<(PathBuf, ClientCa)>,
+    tls: &Tls,
 ) -> Result<(), CertificateError> {
     certificates.reload()?;
-    tls.store(Arc::new(server_config(certificates.clone(), client_ca)?));
+    if let Some((file, in_force)) = client_ca {
+        let read = ClientCa::load(file)?;
+        // Only who verifies clients has to do with who is on the other end of open connections.
+        if read != *in_force {
+            tls.replace(server_config(certificates.clone(), Some(&read))?);
+            *in_force = read;
+            tracing::info!("a new client CA is in force; connections of before finish and are closed");
+        }
+    }
     tracing::info!("the certificates were read again");
     Ok(())
 }
 
-/// Puts the policy of this file in force, on record first. The answer is what is wrong with it.
-async fn adopt(file: &Path, gate: &Gate, make_rules: &MakeRules) -> Option<String> {
-    let policy = match policy::load(file) {
+/// Puts the policy of this file in force.
+async fn adopt(file: &Path, clients: &[String], gate: &Gate, make_rules: &MakeRules) -> Outcome {
+    let policy = match policy::load_for(file, clients) {
         Ok(policy) => policy,
         Err(error) => {
             let text = error.to_string();
@@ -143,11 +240,11 @@ async fn adopt(file: &Path, gate: &Gate, make_rules: &MakeRules) -> Option<Strin
             if let Err(error) = gate.record_refused_policy(&text).await {
                 tracing::error!(%error, "that a policy file was refused could not be recorded");
             }
-            return Some(text);
+            return Outcome::Refused(text);
         }
     };
     if policy.sha256() == gate.rules().policy().sha256() {
-        return None;
+        return Outcome::Unchanged;
     }
     let rules = make_rules(policy);
     tracing::info!(
@@ -159,10 +256,10 @@ async fn adopt(file: &Path, gate: &Gate, make_rules: &MakeRules) -> Option<Strin
     let changes = former.policy().changes(rules.policy());
     gate.adopt(rules);
     match gate.record_policy(Some(former.stamp()), changes).await {
-        Ok(()) => None,
+        Ok(()) => Outcome::Adopted,
         Err(error) => {
             tracing::error!(%error, "the change of policy could not be recorded");
-            Some(format!("in force, but not on record: {error}"))
+            Outcome::Unrecorded(error.to_string())
         }
     }
 }

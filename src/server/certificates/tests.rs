@@ -89,7 +89,8 @@ async fn connect(
         stream.write_all(b"x").await.map_err(|error| error.to_string())?;
         stream.flush().await.map_err(|error| error.to_string())?;
         let (_, connection) = stream.get_ref();
-        let names = connection.peer_certificates().and_then(|chain| chain.first().map(subject_names));
+        let names =
+            connection.peer_certificates().and_then(|chain| chain.first().map(|leaf| Shown::of(leaf).names));
         Ok::<_, String>((names.unwrap_or_default(), connection.alpn_protocol().unwrap_or_default().to_vec()))
     });
     let name = ServerName::try_from(name.to_owned()).unwrap();
@@ -367,7 +368,8 @@ async fn client_certificates_are_optional_and_verified_when_shown() {
     let mut ca = rcgen::CertificateParams::default();
     ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     place.put("clients-ca.crt", &ca.self_signed(&ca_key).unwrap().pem());
-    let config = server_config(certificates.clone(), Some(&place.path("clients-ca.crt"))).unwrap();
+    let config =
+        server_config(certificates, Some(&ClientCa::load(&place.path("clients-ca.crt")).unwrap())).unwrap();
     let trust = place.path("ca.crt");
 
     let (names, _) = connect(config.clone(), &trust, "localhost", None).await.unwrap();
@@ -377,6 +379,6 @@ async fn client_certificates_are_optional_and_verified_when_shown() {
     let stranger = rcgen::KeyPair::generate().unwrap();
     assert!(connect(config, &trust, "localhost", Some(make(&stranger, &ca))).await.is_err());
 
-    let missing = server_config(certificates, Some(&place.path("nothing.crt"))).expect_err("no file");
+    let missing = ClientCa::load(&place.path("nothing.crt")).expect_err("no file");
     assert!(missing.to_string().contains("nothing.crt"), "{missing}");
 }

@@ -177,6 +177,7 @@ fn a_wrong_value_is_refused_with_its_key_and_what_is_expected() {
         ("[limits]\nrefusals = \"60\"", "limits.refusals: \"60\" is no rate"),
         ("[limits]\nhandshake = \"0s\"", "limits.handshake: a time limit of zero"),
         ("[limits]\nconnections = 0", "limits.connections: none could connect"),
+        ("[limits]\nconnections_per_address = 0", "limits.connections_per_address: none could connect"),
         ("[limits]\nheader_bytes = \"1GiB\"", "limits.header_bytes: out of range"),
         ("[admin]\naddress = \"0.0.0.0:8443\"", "admin.address: the pull listener has this address"),
         ("default_registry = \"Docker Hub\"", "default_registry: malformed registry"),

@@ -1,14 +1,11 @@
 //! `kill -9` at any moment: no answered refusal is lost, no wrong byte is served afterwards.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use pullgate::oci::Digest;
 use reqwest::Client;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::Child;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -17,53 +14,11 @@ use crate::support::PATIENCE;
 use crate::support::fault::{Fault, Gate};
 use crate::support::gateway::{Answer, Form, Site};
 use crate::support::image::Fixture;
+use crate::support::process::Process;
 use crate::support::registry::Registry;
 
 const APP: &str = "acme/app";
 const KILLS: u64 = 20;
-
-/// `pullgate serve` as a process of its own.
-struct Process {
-    child: Child,
-    address: SocketAddr,
-    client: Client,
-}
-
-impl Process {
-    async fn start(site: &Site) -> Self {
-        let config = site.write();
-        let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_pullgate"))
-            .args(["serve", "--config"])
-            .arg(config)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let address = tokio::time::timeout(PATIENCE, async {
-            loop {
-                let line = lines.next_line().await.unwrap().expect("it says where it listens");
-                if let Some((_, address)) = line.split_once("listens on https://") {
-                    return address.parse().unwrap();
-                }
-            }
-        });
-        let address = address.await.expect("it starts");
-        // Nobody may stop it by not reading what it prints.
-        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        let ca = std::fs::read_to_string(site.path("certs/ca.crt")).unwrap();
-        Self { child, address, client: crate::support::client::client_http1(&ca) }
-    }
-
-    fn url(&self, path: &str) -> String {
-        format!("https://localhost:{}{path}", self.address.port())
-    }
-
-    async fn kill(mut self) {
-        self.child.kill().await.unwrap();
-    }
-}
 
 /// GET, as far as it comes; `None` when the gateway died before the reply's head.
 async fn get(client: &Client, url: String) -> Option<Answer> {
@@ -196,8 +151,7 @@ async fn a_sigterm_ends_the_process_in_order() {
         let url = process.url(&path("manifests/latest"));
         get(&process.client, url).await.unwrap().expect_denied("tag.denied");
     }
-    let id = rustix::process::Pid::from_raw(process.child.id().unwrap().try_into().unwrap()).unwrap();
-    rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+    process.signal(rustix::process::Signal::TERM);
     let status = tokio::time::timeout(PATIENCE, process.child.wait()).await.expect("it ends").unwrap();
     assert_eq!(status.code(), Some(0));
     let events = site.events().await;

@@ -1,6 +1,8 @@
 //! The gateway at its door: bytes, status, headers, what is on record, what upstreams saw.
 
 mod cache;
+mod client_certificates;
+mod connections;
 mod crash;
 mod denied;
 mod disk;
@@ -9,6 +11,7 @@ mod page;
 mod protocol;
 mod record;
 mod refusal;
+mod reload;
 mod running;
 mod siege;
 mod stop;

@@ -7,6 +7,7 @@ use pullgate::oci::{Algorithm, Digest};
 use serde_json::{Value, json};
 
 use super::{POLICY, Pair, SPEC_CODES, image};
+use crate::support::dial::Dialer;
 use crate::support::gateway::{Answer, Form, Site};
 use crate::support::image::{Artifact, Fixture, Image, Index, random_bytes};
 use crate::support::registry::{Registry, RegistryOptions};
@@ -577,6 +578,39 @@ async fn http2_serves_the_same_bytes_and_the_same_refusals() {
     refused.expect_denied("tag.denied");
     assert_eq!(refused.version, Version::HTTP_2);
     assert_eq!(pair.gateway.get("/v2/").await.version, Version::HTTP_11);
+}
+
+#[tokio::test]
+async fn head_is_get_without_the_bytes_also_over_http2() {
+    let pair = Pair::start().await;
+    let image = image(40, 1000);
+    image.push(&pair.hub, APP, "1.0.0");
+    let layer = format!("blobs/{}", Digest::sha256(image.layer(0)));
+    for (rest, status) in [
+        ("manifests/1.0.0", 200),
+        (&*layer, 200),
+        ("tags/list", 200),
+        ("manifests/9.9.9", 404),
+        ("manifests/latest", 403),
+        ("manifests/-", 400),
+    ] {
+        for dialer in [Dialer::new(&pair.gateway), Dialer::new(&pair.gateway).http2()] {
+            let path = Form::Prefix.path("docker.io", APP, rest);
+            let mut line = dialer.open().await.unwrap();
+            let get = line.get(&path).await.unwrap();
+            let head = line.send("HEAD", &path, &[]).await.unwrap();
+            assert_eq!((get.status.as_u16(), head.status.as_u16()), (status, status), "{path}");
+            assert!(!get.body.is_empty() && head.body.is_empty(), "{path}");
+            assert_eq!(get.headers["content-length"], get.body.len().to_string(), "{path}");
+            let apart_from_time = |mut headers: http::HeaderMap| {
+                headers.remove("date");
+                headers
+            };
+            assert_eq!(apart_from_time(head.headers), apart_from_time(get.headers), "{path}");
+            // The connection goes on: a body that HEAD must not have would have broken it.
+            assert_eq!(line.get("/v2/").await.unwrap().body, "{}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,172 @@
+//! HTTP on one connection, until it is idle, no longer to be believed, or the gateway stops.
+
+use std::convert::Infallible;
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{HeaderValue, RETRY_AFTER};
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use tower::{Service, ServiceExt as _};
+
+use super::activity::{Activity, Tracked};
+use super::connections::{Connections, Reason};
+use super::listener::Limits;
+use super::reply::{self, Body, Reply};
+use crate::oci::ErrorCode;
+
+/// More header lines than any client sends; beyond it hyper answers 431.
+const HEADER_LINES: usize = 128;
+/// How much a reply may be ahead of the network: with the pieces of `content`, what a stalled reader
+/// costs.
+const REPLY_BUFFER: usize = 128 << 10;
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// How long what the handshake found out about the client holds.
+#[derive(Debug, Default)]
+pub(super) struct Judged {
+    /// Cancelled when it was judged by what is in force no more.
+    pub(super) retired: CancellationToken,
+    /// When the client's certificate ends, where it showed one.
+    pub(super) expiry: Option<Instant>,
+}
+
+/// One connection after its handshake.
+pub(super) struct Conversation<'a> {
+    pub(super) limits: &'a Limits,
+    pub(super) connections: &'a Connections,
+    pub(super) judged: Judged,
+    pub(super) stop: &'a CancellationToken,
+}
+
+impl Conversation<'_> {
+    /// Idle connections are hyper's affair: the time for the headers begins with the wait for them.
+    pub(super) async fn http1<I, S>(self, io: I, service: S) -> Result<(), Failure>
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+        S::Future: Send,
+    {
+        let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.limits.header_timeout)
+            .max_headers(HEADER_LINES)
+            .max_buf_size(self.limits.header_bytes.max(REPLY_BUFFER));
+        let connection = builder.serve_connection(TokioIo::new(io), TowerToHyperService::new(service));
+        tokio::pin!(connection);
+        let reason = tokio::select! {
+            outcome = connection.as_mut() => return outcome,
+            () = self.stop.cancelled() => None,
+            reason = self.judged.end() => Some(reason),
+        };
+        if let Some(reason) = reason {
+            self.connections.closed(reason);
+        }
+        connection.as_mut().graceful_shutdown();
+        connection.await
+    }
+
+    /// Whoever has no request under way for the idle time is told to go, and cut off if it stays.
+    pub(super) async fn http2<I, S>(self, io: I, service: S) -> Result<(), Failure>
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+        S::Future: Send,
+    {
+        let mut builder = auto::Builder::new(TokioExecutor::new()).http2_only();
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(128)
+            .max_header_list_size(u32::try_from(self.limits.header_bytes).unwrap_or(u32::MAX))
+            .max_send_buf_size(REPLY_BUFFER)
+            .keep_alive_interval(Some(Duration::from_secs(30)))
+            .keep_alive_timeout(Duration::from_secs(20));
+        let (activity, ended) = (Arc::new(Activity::default()), CancellationToken::new());
+        let service = {
+            let (activity, ended) = (activity.clone(), ended.clone());
+            service_fn(move |request: Request<Incoming>| {
+                // A client may open streams until it has heard that it is to go, or for ever.
+                let begun = (!ended.is_cancelled()).then(|| (activity.begin(), service.clone()));
+                async move {
+                    let Some((under_way, service)) = begun else {
+                        return Ok(come_anew(request.method()).map(|body| Tracked::new(body, None)));
+                    };
+                    let reply = service.oneshot(request).await?;
+                    Ok::<_, Infallible>(reply.map(|body| Tracked::new(body, Some(under_way))))
+                }
+            })
+        };
+        let connection = builder.serve_connection(TokioIo::new(io), service);
+        tokio::pin!(connection);
+        let half = (self.limits.idle_timeout / 2).max(Duration::from_millis(1));
+        let mut looks = tokio::time::interval_at(Instant::now() + half, half);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut seen, mut quiet, mut told) = (None, 0, false);
+        loop {
+            let reason = tokio::select! {
+                outcome = connection.as_mut() => return outcome,
+                () = self.stop.cancelled(), if !told => None,
+                reason = self.judged.end(), if !ended.is_cancelled() => {
+                    ended.cancel();
+                    Some(reason)
+                }
+                _ = looks.tick() => {
+                    let rest = activity.at_rest();
+                    quiet = if rest.is_some() && rest == seen { quiet + 1 } else { 0 };
+                    seen = rest;
+                    match (quiet, told) {
+                        (0 | 1, _) => continue,
+                        (_, true) => return Ok(()),
+                        (_, false) => Some(Reason::Idle),
+                    }
+                }
+            };
+            if let Some(reason) = reason {
+                self.connections.closed(reason);
+            }
+            (quiet, told) = (0, true);
+            connection.as_mut().graceful_shutdown();
+        }
+    }
+}
+
+impl Judged {
+    /// Returns when what was found out holds no more.
+    async fn end(&self) -> Reason {
+        let expired = async {
+            match self.expiry {
+                Some(end) => tokio::time::sleep_until(end).await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.retired.cancelled() => Reason::ClientCa,
+            () = expired => Reason::CertificateExpired,
+        }
+    }
+}
+
+/// The answer to a request on a connection whose client is to come on a new one.
+fn come_anew(method: &Method) -> Reply {
+    let mut reply = reply::error(
+        StatusCode::SERVICE_UNAVAILABLE,
+        ErrorCode::TooManyRequests,
+        "this connection is being closed: what it was judged by has changed; ask again on a new one",
+        &Value::Null,
+    );
+    reply.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    if method == Method::HEAD { reply::without_bytes(reply) } else { reply }
+}
