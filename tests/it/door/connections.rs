@@ -68,22 +68,22 @@ async fn a_trusted_proxy_speaks_for_many_and_has_no_bound() {
     assert!(speaking("203.0.113.8").tls().await.is_ok());
     let _other = client.tls().await.unwrap();
     assert!(client.tls().await.is_err());
-    assert_eq!(closed(&pair.gateway, "address_limit").await, 2);
+    closed_for(&pair.gateway, "address_limit", 2).await;
 }
 
 #[tokio::test]
 async fn an_idle_connection_is_closed_and_a_reply_under_way_is_not() {
-    let pair = Pair::with(|site| site.with("limits.idle_timeout", "200ms")).await;
+    let pair = Pair::with(|site| site.with("limits.idle_timeout", "1s")).await;
     let image = image(1, 2_000_000);
     image.push(&pair.hub, APP, "1.0.0");
     let dialer = Dialer::new(&pair.gateway).http2();
-    let mut busy = dialer.open().await.unwrap();
     let manifest = Form::Prefix.path("docker.io", APP, "manifests/1.0.0");
-    assert_eq!(busy.get(&manifest).await.unwrap().body, image.manifest);
+    assert_eq!(dialer.get(&manifest).await.unwrap().body, image.manifest);
     let gate = Gate::new();
     pair.hub.on("GET", "/blobs/").once(Fault::SlowGate(65_536, gate.clone()));
     gate.release(4);
     let blob = format!("blobs/{}", pullgate::oci::Digest::sha256(image.layer(1)));
+    let mut busy = dialer.open().await.unwrap();
     let reply = busy.begin("GET", &Form::Prefix.path("docker.io", APP, &blob), &[]).await.unwrap();
     // Idle after a request, and from the beginning: both come later and go before the reply ends.
     let mut idle = dialer.open().await.unwrap();
@@ -99,7 +99,7 @@ async fn an_idle_connection_is_closed_and_a_reply_under_way_is_not() {
 
 #[tokio::test]
 async fn an_idle_connection_of_http1_is_closed_when_the_time_for_headers_is_up() {
-    let pair = Pair::with(|site| site.with("limits.header_timeout", "200ms")).await;
+    let pair = Pair::with(|site| site.with("limits.header_timeout", "1s")).await;
     let mut line = Dialer::new(&pair.gateway).open().await.unwrap();
     line.get("/v2/").await.unwrap();
     line.ended().await;
@@ -203,7 +203,7 @@ async fn a_proxy_header_may_arrive_in_pieces_but_not_for_ever() {
         }
         assert_eq!(rest(&mut stalled).await, b"");
     }
-    assert_eq!(closed(&pair.gateway, "handshake_timeout").await, 2);
+    closed_for(&pair.gateway, "handshake_timeout", 2).await;
     // The same pieces, and the last one: followed by what is no TLS, so that the gateway answers at once.
     let mut whole = Dialer::new(&pair.gateway).bare().await.unwrap();
     for byte in line("10.20.0.1").bytes().chain(*b"no TLS") {
