@@ -1,17 +1,19 @@
 //! HTTP on one connection, until it is idle, no longer to be believed, or the gateway stops.
 
 use std::convert::Infallible;
-use std::future::pending;
+use std::future::{Future, pending};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use http::header::{HeaderValue, RETRY_AFTER};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::service::TowerToHyperService;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -31,6 +33,27 @@ const HEADER_LINES: usize = 128;
 const REPLY_BUFFER: usize = 128 << 10;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// What may end a conversation, each polled when it was woken and not with every request: a token looks
+/// behind a lock that all connections share.
+type Ends<'a> = FuturesUnordered<Pin<Box<dyn Future<Output = Option<Reason>> + Send + 'a>>>;
+
+/// A service of ours, as hyper calls it: they are ready always, so nothing is made to wait for that.
+#[derive(Clone, Debug)]
+struct AlwaysReady<S>(S);
+
+impl<S> hyper::service::Service<Request<Incoming>> for AlwaysReady<S>
+where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = S::Future;
+
+    fn call(&self, request: Request<Incoming>) -> S::Future {
+        self.0.clone().call(request)
+    }
+}
 
 /// How long what the handshake found out about the client holds.
 #[derive(Debug, Default)]
@@ -57,25 +80,31 @@ impl Conversation<'_> {
         S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
         S::Future: Send,
     {
-        let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
+        let mut builder = http1::Builder::new();
         builder
-            .http1()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.header_timeout)
             .max_headers(HEADER_LINES)
             .max_buf_size(self.limits.header_bytes.max(REPLY_BUFFER));
-        let connection = builder.serve_connection(TokioIo::new(io), TowerToHyperService::new(service));
-        tokio::pin!(connection);
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(io), AlwaysReady(service)));
+        let stopped = async {
+            self.stop.cancelled().await;
+            None
+        };
+        let judged = async { Some(self.judged.end().await) };
+        let mut ends = Ends::new();
+        ends.push(Box::pin(stopped));
+        ends.push(Box::pin(judged));
         let reason = tokio::select! {
-            outcome = connection.as_mut() => return outcome,
-            () = self.stop.cancelled() => None,
-            reason = self.judged.end() => Some(reason),
+            biased;
+            outcome = connection.as_mut() => return Ok(outcome?),
+            reason = ends.next() => reason.flatten(),
         };
         if let Some(reason) = reason {
             self.connections.closed(reason);
         }
         connection.as_mut().graceful_shutdown();
-        connection.await
+        Ok(connection.await?)
     }
 
     /// Whoever has no request under way for the idle time is told to go, and cut off if it stays.
@@ -85,9 +114,8 @@ impl Conversation<'_> {
         S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
         S::Future: Send,
     {
-        let mut builder = auto::Builder::new(TokioExecutor::new()).http2_only();
+        let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
-            .http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(128)
             .max_header_list_size(u32::try_from(self.limits.header_bytes).unwrap_or(u32::MAX))
@@ -117,7 +145,7 @@ impl Conversation<'_> {
         let (mut seen, mut quiet, mut told) = (None, 0, false);
         loop {
             let reason = tokio::select! {
-                outcome = connection.as_mut() => return outcome,
+                outcome = connection.as_mut() => return Ok(outcome?),
                 () = self.stop.cancelled(), if !told => None,
                 reason = self.judged.end(), if !ended.is_cancelled() => {
                     ended.cancel();

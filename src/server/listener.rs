@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use ipnet::IpNet;
@@ -147,7 +149,7 @@ impl Listener {
                 let open = house.terms.connections.opened();
                 // Errors of one connection are the client's affair; they are told apart at debug level only.
                 let visit = house.receive(stream, address, seat, service);
-                if let Some(Err(Failure { reason, error })) = cut.run_until_cancelled(visit).await {
+                if let Some(Err(Failure { reason, error })) = unless(cut.cancelled(), visit).await {
                     tracing::debug!(%address, %error, "a connection ended early");
                     if let Some(reason) = reason {
                         house.terms.connections.closed(reason);
@@ -167,6 +169,17 @@ impl Listener {
             cut.cancel();
             self.tracker.wait().await;
         }
+    }
+}
+
+/// What `work` comes to, or nothing once `end` is there. `end` is polled when it was woken, and not with
+/// every request of a connection.
+async fn unless<T>(end: impl Future<Output = ()>, work: impl Future<Output = T>) -> Option<T> {
+    let mut end = FuturesUnordered::from_iter([end]);
+    tokio::select! {
+        biased;
+        outcome = work => Some(outcome),
+        _ = end.next() => None,
     }
 }
 
