@@ -66,16 +66,6 @@ pub struct Stored {
     pub bytes: Bytes,
 }
 
-/// What leads to a digest within one repository.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Lineage {
-    /// The descriptor it has in a manifest that contains it.
-    pub target: Option<Descriptor>,
-    /// The digest itself, where this repository holds it as a manifest, and everything above it,
-    /// nearest first.
-    pub ancestors: Vec<Ancestor>,
-}
-
 /// One manifest above a digest, or the digest itself.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Ancestor {
@@ -83,8 +73,12 @@ pub struct Ancestor {
     pub digest: Digest,
     /// The tags that lead to it here (see [`Catalog::lineage`]).
     pub tags: Vec<Tag>,
-    /// How many subject edges lie between it and the digest asked about.
+    /// How many subject edges lie between it and the digest asked about, at least.
     pub levels: u8,
+    /// How the manifests that contain the digest describe it, each as far as this ancestor leads to
+    /// that manifest, with the subject edges on that way. Two manifests may describe it differently,
+    /// and either may be wrong. Empty when it is contained as a child only.
+    pub parts: Vec<(u8, Descriptor)>,
 }
 
 /// The facts. Cloning shares them.
@@ -239,11 +233,12 @@ impl Catalog {
         Ok(held)
     }
 
-    /// What leads to a digest within a repository.
+    /// What leads to a digest within a repository: the digest itself, where this repository holds it
+    /// as a manifest, and everything above it, nearest first.
     ///
     /// A tag leads to a digest when it is locked to it, was served as it before, or is not locked
     /// and names it upstream.
-    pub async fn lineage(&self, name: &Name, digest: &Digest) -> Result<Lineage, Error> {
+    pub async fn lineage(&self, name: &Name, digest: &Digest) -> Result<Vec<Ancestor>, Error> {
         rows::lineage(&self.0.readers, name, digest, DEPTH).await
     }
 

@@ -51,7 +51,7 @@ async fn a_layer_has_its_image_and_its_index_above_it_in_that_repository_only() 
     let (child_digest, parent_digest) = (child.digest, parent.digest);
     catalog.keep_manifest(&python, parent, parent_bytes).await.unwrap();
     assert_eq!(catalog.unexpanded(&python, 9).await.unwrap(), [child_digest]);
-    assert!(catalog.lineage(&python, &Digest::sha256(b"layer")).await.unwrap().ancestors.is_empty());
+    assert!(catalog.lineage(&python, &Digest::sha256(b"layer")).await.unwrap().is_empty());
 
     catalog.keep_manifest(&python, child, child_bytes).await.unwrap();
     assert!(catalog.unexpanded(&python, 9).await.unwrap().is_empty());
@@ -59,14 +59,49 @@ async fn a_layer_has_its_image_and_its_index_above_it_in_that_repository_only() 
     catalog.saw_tag(&python, &tag, Some(&parent_digest)).await.unwrap();
 
     let lineage = catalog.lineage(&python, &Digest::sha256(b"layer")).await.unwrap();
-    assert_eq!(lineage.target.unwrap().size, 5);
-    let found: Vec<_> =
-        lineage.ancestors.iter().map(|root| (root.digest, root.tags.clone(), root.levels)).collect();
+    assert!(lineage.iter().all(|root| root.parts.iter().map(|(_, part)| part.size).eq([5])));
+    let found: Vec<_> = lineage.iter().map(|root| (root.digest, root.tags.clone(), root.levels)).collect();
     assert_eq!(found, [(child_digest, vec![], 0), (parent_digest, vec![tag], 0)]);
-    assert_eq!(
-        catalog.lineage(&name("postgres"), &Digest::sha256(b"layer")).await.unwrap(),
-        Lineage::default()
+    assert_eq!(catalog.lineage(&name("postgres"), &Digest::sha256(b"layer")).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn each_root_describes_a_layer_as_the_manifests_below_it_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let catalog = catalog(folder.path()).await;
+    let (python, layer) = (name("python"), Digest::sha256(b"layer"));
+    let (good, good_bytes) = image(b"layer", None);
+    let text = String::from_utf8(good_bytes.to_vec()).unwrap();
+    let lie = text.replace(r#""size":5"#, r#""size":7"#);
+    let bad = Manifest::parse(lie.as_bytes(), None, None).unwrap();
+    let worse = text.replace(r#""size":5"#, r#""size":9"#).replace(
+        "}]}",
+        &format!(r#"}}],"subject":{{"mediaType":"x/y","size":{},"digest":"{}"}}}}"#, good.size, good.digest),
     );
+    let companion = Manifest::parse(worse.as_bytes(), None, None).unwrap();
+    let (both, both_bytes) = index(&[&good, &bad]);
+    let digests = [good.digest, bad.digest, companion.digest, both.digest];
+    for (manifest, bytes) in
+        [(good, good_bytes), (bad, lie.into()), (companion, worse.into()), (both, both_bytes)]
+    {
+        catalog.keep_manifest(&python, manifest, bytes).await.unwrap();
+    }
+    for tag in ["1", "2"] {
+        catalog.lock_tag(&python, &tag.parse().unwrap(), &digests[3], false).await.unwrap();
+    }
+    let lineage = catalog.lineage(&python, &layer).await.unwrap();
+    let parts = |digest: &Digest| {
+        let root = lineage.iter().find(|root| root.digest == *digest).unwrap();
+        let mut parts: Vec<_> = root.parts.iter().map(|(levels, part)| (*levels, part.size)).collect();
+        parts.sort_unstable();
+        (root.tags.len(), root.levels, parts)
+    };
+    let [good, bad, companion, both] = digests;
+    assert_eq!(parts(&good), (0, 0, vec![(0, 5), (1, 9)]));
+    assert_eq!(parts(&bad), (0, 0, vec![(0, 7)]));
+    assert_eq!(parts(&companion), (0, 0, vec![(0, 9)]));
+    assert_eq!(parts(&both), (2, 0, vec![(0, 5), (0, 7), (1, 9)]));
+    assert_eq!(lineage.len(), 4, "each ancestor once");
 }
 
 #[tokio::test]
@@ -80,7 +115,7 @@ async fn a_companion_has_its_subject_above_it_one_level_up() {
     catalog.keep_manifest(&repository, subject, bytes).await.unwrap();
     catalog.keep_manifest(&repository, signature, signature_bytes).await.unwrap();
     let lineage = catalog.lineage(&repository, &Digest::sha256(b"signature")).await.unwrap();
-    assert!(lineage.ancestors.iter().any(|root| root.digest == subject_digest && root.levels == 1));
+    assert!(lineage.iter().any(|root| root.digest == subject_digest && root.levels == 1));
 }
 
 #[tokio::test]
@@ -126,8 +161,7 @@ async fn under_a_lock_a_digest_that_was_only_seen_upstream_is_led_to_by_nothing(
     catalog.keep_manifest(&python, new, new_bytes).await.unwrap();
     catalog.lock_tag(&python, &tag, &old_digest, false).await.unwrap();
     catalog.saw_tag(&python, &tag, Some(&new_digest)).await.unwrap();
-    let tags =
-        |lineage: Lineage| lineage.ancestors.into_iter().flat_map(|root| root.tags).collect::<Vec<_>>();
+    let tags = |lineage: Vec<Ancestor>| lineage.into_iter().flat_map(|root| root.tags).collect::<Vec<_>>();
     assert_eq!(tags(catalog.lineage(&python, &old_digest).await.unwrap()), [tag]);
     assert!(tags(catalog.lineage(&python, &new_digest).await.unwrap()).is_empty());
 }

@@ -187,6 +187,12 @@ impl Store {
         ledger.entry(digest).is_some() || fs::symlink_metadata(self.0.folder.blob(digest)).is_ok()
     }
 
+    /// The length in bytes of the blob as it was verified; none when it is not kept, or has to be
+    /// verified anew.
+    pub fn size(&self, digest: &Digest) -> Option<u64> {
+        self.ledger().entry(digest).filter(|entry| entry.stamp.is_some()).map(|entry| entry.size)
+    }
+
     /// Deletes the blob; true if there was one. Who reads it may finish. A fill under way goes on.
     ///
     /// # Errors

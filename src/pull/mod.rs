@@ -15,7 +15,7 @@ use std::time::Duration;
 use moka::sync::Cache as Memory;
 use tokio::sync::mpsc;
 
-use crate::catalog::{Catalog, Moved};
+use crate::catalog::{Ancestor, Catalog, Moved};
 use crate::clock::Clock;
 use crate::content::Store;
 use crate::oci::{Ask, Descriptor, Digest, Fault, Manifest, Name, Registry, Tag, What};
@@ -163,7 +163,7 @@ impl Puller {
             }
             // Only a blob may lie in a manifest that was never read; a refused digest asks nobody.
             Lack::Roots(digest) if matches!(ask.what, What::Blob(_)) => {
-                facts.roots = known(self.expanded_roots(name, digest).await);
+                facts.roots = known(self.blob_roots(name, digest).await);
             }
             Lack::Roots(digest) => facts.roots = known(self.roots(name, digest).await),
             Lack::Tag { tag, fresh } => facts.tag = known(self.tag(name, tag, *fresh).await),
@@ -217,20 +217,28 @@ impl Puller {
 
     /// What is known to lead to a digest. Asks nobody.
     async fn roots(&self, name: &Name, digest: &Digest) -> Result<Roots, Fault> {
-        let lineage = self.0.catalog.lineage(name, digest).await?;
-        let roots = lineage
-            .ancestors
+        let ancestors = self.0.catalog.lineage(name, digest).await?;
+        let roots = ancestors
             .into_iter()
-            .map(|ancestor| Root { digest: ancestor.digest, tags: ancestor.tags, levels: ancestor.levels })
+            .map(|Ancestor { digest, tags, levels, parts }| Root { digest, tags, levels, parts })
             .collect();
-        Ok(Roots { target: lineage.target, roots })
+        Ok(Roots { size: None, roots })
+    }
+
+    /// What leads to a blob, and how long it is where the manifests of the repository disagree.
+    async fn blob_roots(&self, name: &Name, digest: &Digest) -> Result<Roots, Fault> {
+        let mut roots = self.expanded_roots(name, digest).await?;
+        if blobs::is_disputed(&roots) {
+            roots.size = self.blob_size(name, digest).await;
+        }
+        Ok(roots)
     }
 
     /// What leads to a blob; when nothing is known to, the indexes of the repository are looked into.
     async fn expanded_roots(&self, name: &Name, digest: &Digest) -> Result<Roots, Fault> {
         let inner = &self.0;
         let roots = self.roots(name, digest).await?;
-        if roots.target.is_some() || !roots.roots.is_empty() {
+        if !roots.roots.is_empty() {
             return Ok(roots);
         }
         let children = inner.catalog.unexpanded(name, EXPAND_MAX).await?;

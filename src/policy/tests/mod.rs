@@ -167,11 +167,18 @@ pub(super) fn stale(lock: Option<&str>, current: Option<&str>) -> Known<TagFact>
 }
 
 pub(super) fn root(seed: &str, tags: &[&str], levels: u8) -> Root {
-    Root { digest: digest(seed), tags: tags.iter().map(|text| tag(text)).collect(), levels }
+    let tags = tags.iter().map(|text| tag(text)).collect();
+    Root { digest: digest(seed), tags, levels, parts: Vec::new() }
 }
 
-pub(super) fn roots(target: Option<Descriptor>, roots: Vec<Root>) -> Known<Roots> {
-    is(Roots { target, roots })
+/// Roots that all lead to the digest by this one descriptor.
+pub(super) fn roots(target: impl Into<Option<Descriptor>>, mut roots: Vec<Root>) -> Known<Roots> {
+    if let Some(target) = target.into() {
+        for root in &mut roots {
+            root.parts.push((root.levels, target.clone()));
+        }
+    }
+    is(Roots { size: None, roots })
 }
 
 /// The codes of a refusal, the code first among them.
