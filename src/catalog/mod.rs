@@ -23,7 +23,7 @@ use crate::oci::{Descriptor, Digest, Fault, Manifest, Name, Tag};
 
 pub use tags::{Moved, TagRow};
 
-/// How many bytes of manifests are kept in memory.
+/// How many bytes of manifests are kept in memory, as they are and as they were read.
 const HOT_MANIFESTS: u64 = 128 << 20;
 /// How many (repository, digest) pairs are kept in memory.
 const HOT_POSSESSIONS: u64 = 200_000;
@@ -64,6 +64,13 @@ pub struct Stored {
     pub manifest: Arc<Manifest>,
     /// The bytes, as the upstream sent them.
     pub bytes: Bytes,
+}
+
+impl Stored {
+    /// About what it holds in memory: the bytes, and what was read out of them in many small pieces.
+    fn weight(&self) -> u32 {
+        u32::try_from(self.bytes.len().saturating_mul(5).saturating_add(1024)).unwrap_or(u32::MAX)
+    }
 }
 
 /// One manifest above a digest, or the digest itself.
@@ -124,9 +131,7 @@ impl Catalog {
             readers,
             manifests: Cache::builder()
                 .max_capacity(HOT_MANIFESTS)
-                .weigher(|_, stored: &Arc<Stored>| {
-                    u32::try_from(stored.bytes.len() + 4096).unwrap_or(u32::MAX)
-                })
+                .weigher(|_, stored: &Arc<Stored>| stored.weight())
                 .build(),
             possessions: Cache::new(HOT_POSSESSIONS),
             versions: (0..STRIPES).map(|_| Arc::default()).collect(),
@@ -198,10 +203,24 @@ impl Catalog {
         Ok(stored)
     }
 
-    /// Notes that one manifest is about another: a `sha256-…` tag or a referrers list says so.
-    pub async fn keep_companion(&self, name: &Name, digest: &Digest, subject: &Digest) -> Result<(), Error> {
+    /// Notes that these manifests are about another: a `sha256-…` tag or a referrers list says so. All
+    /// of them, or none when that fails.
+    pub async fn keep_companions(
+        &self,
+        name: &Name,
+        digests: impl IntoIterator<Item = &Digest> + Send,
+        subject: &Digest,
+    ) -> Result<(), Error> {
+        let digests: Vec<&Digest> = digests.into_iter().collect();
+        if digests.is_empty() {
+            return Ok(());
+        }
         let mut writer = self.writer().await?;
-        rows::insert_companion(&mut writer, name, digest, subject).await?;
+        let mut work = writer.begin_with("BEGIN IMMEDIATE").await?;
+        for digest in digests {
+            rows::insert_companion(&mut work, name, digest, subject).await?;
+        }
+        work.commit().await?;
         drop(writer);
         self.touch(name);
         Ok(())

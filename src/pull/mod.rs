@@ -67,6 +67,8 @@ pub enum Sighting {
 /// A list, and when the upstream gave it.
 type Held<T> = (jiff::Timestamp, Arc<T>);
 
+/// How many bytes of tag lists, and of lists of referrers, are kept in memory.
+const HOT_LISTS: u64 = 64 << 20;
 /// How many children of indexes are fetched to find out which of them contains a blob.
 const EXPAND_MAX: usize = 64;
 /// How many sightings may wait to be recorded; drifts beyond that are found in the catalog again.
@@ -128,8 +130,11 @@ impl Puller {
             referrals: Flights::on(&tasks),
             tasks,
             barren: Memory::builder().max_capacity(10_000).time_to_live(Duration::from_secs(60)).build(),
-            listed: Memory::new(1_000),
-            referred: Memory::new(10_000),
+            listed: Memory::builder().max_capacity(HOT_LISTS).weigher(|_, held| weigh_tags(held)).build(),
+            referred: Memory::builder()
+                .max_capacity(HOT_LISTS)
+                .weigher(|_, held| weigh_referrers(held))
+                .build(),
             forged: Memory::builder().max_capacity(10_000).time_to_live(Duration::from_secs(600)).build(),
             swept: Memory::new(10_000),
             refreshed: Memory::new(100_000),
@@ -306,6 +311,27 @@ impl Puller {
             );
         }
     }
+}
+
+/// About what a tag list holds in memory.
+fn weigh_tags((_, tags): &Held<Vec<Tag>>) -> u32 {
+    let bytes = tags.iter().map(|tag| tag.as_str().len() + 48).sum::<usize>();
+    u32::try_from(bytes + 1024).unwrap_or(u32::MAX)
+}
+
+/// About what a list of referrers holds in memory.
+fn weigh_referrers((_, referrers): &Held<Vec<Descriptor>>) -> u32 {
+    let texts = |referrer: &Descriptor| {
+        let Descriptor { media_type, digest: _, size: _, urls, platform: _, artifact_type, annotations } =
+            referrer;
+        let annotations = annotations.iter().flatten().map(|(key, value)| key.len() + value.len() + 128);
+        media_type.len()
+            + artifact_type.as_ref().map_or(0, String::len)
+            + urls.iter().map(|url| url.len() + 48).sum::<usize>()
+            + annotations.sum::<usize>()
+    };
+    let bytes = referrers.iter().map(|referrer| texts(referrer) + 1024).sum::<usize>();
+    u32::try_from(bytes + 1024).unwrap_or(u32::MAX)
 }
 
 fn known<T>(outcome: Result<T, Fault>) -> Known<T> {

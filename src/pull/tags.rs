@@ -103,9 +103,8 @@ impl Puller {
         let (puller, name) = (self.clone(), permit.name().clone());
         let work = async move {
             let referrers = Arc::new(puller.0.upstreams.referrers(&name, &subject).await?);
-            for referrer in referrers.iter() {
-                puller.0.catalog.keep_companion(&name, &referrer.digest, &subject).await?;
-            }
+            let digests = referrers.iter().map(|referrer| &referrer.digest);
+            puller.0.catalog.keep_companions(&name, digests, &subject).await?;
             puller.0.referred.insert((name, subject), (puller.0.clock.now(), referrers.clone()));
             Ok(referrers)
         };
