@@ -32,6 +32,16 @@ const STRIPES: usize = 4096;
 /// How far up from a digest its roots are looked for: index, platform manifest, blob, and companions.
 const DEPTH: i64 = 8;
 
+const SQLITE_FULL: &str = "13";
+const PAGE_SIZE: u64 = 4096;
+/// The least that a catalog may use, however small the store beside it is.
+const QUOTA_MIN: u64 = 256 << 20;
+
+/// How many bytes `catalog.db` may use beside a store of this size: a tenth, and 256 MiB at least.
+pub fn quota(store_max: u64) -> u64 {
+    (store_max / 10).max(QUOTA_MIN)
+}
+
 /// Why a fact could not be read or written.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
@@ -40,14 +50,22 @@ pub enum Error {
         "the catalog holds something unreadable ({0}); restore it from a backup, or remove catalog.db to start anew"
     )]
     Corrupt(String),
-    /// SQLite failed: disk full, file locked or damaged.
+    /// Its quota or its disk is full: what it knows goes on being served, and it learns nothing new.
+    #[error(
+        "the catalog is full: make room on its disk, or raise [storage] max_size, a tenth of which it may use; what it knows already goes on being served"
+    )]
+    Full,
+    /// SQLite failed: file locked or damaged.
     #[error("the catalog failed: {0}; check the disk that holds it")]
     Sql(String),
 }
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
-        Self::Sql(error.to_string())
+        match error.as_database_error().and_then(|error| error.code()) {
+            Some(code) if code == SQLITE_FULL => Self::Full,
+            _ => Self::Sql(error.to_string()),
+        }
     }
 }
 
@@ -95,6 +113,7 @@ pub struct Catalog(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     clock: Clock,
+    options: SqliteConnectOptions,
     /// None once closed.
     writer: Mutex<Option<SqliteConnection>>,
     readers: SqlitePool,
@@ -106,13 +125,16 @@ struct Inner {
 }
 
 impl Catalog {
-    /// Opens or creates `catalog.db` in this folder.
-    pub async fn open(folder: &Path, clock: Clock) -> Result<Self, Error> {
+    /// Opens or creates `catalog.db` in this folder. It grows to about `max_size` bytes; what does not
+    /// fit is [`Error::Full`].
+    pub async fn open(folder: &Path, max_size: u64, clock: Clock) -> Result<Self, Error> {
         let options = SqliteConnectOptions::new()
             .filename(folder.join("catalog.db"))
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
+            .page_size(u32::try_from(PAGE_SIZE).unwrap_or_default())
+            .pragma("max_page_count", (max_size / PAGE_SIZE).max(1).to_string())
             .busy_timeout(std::time::Duration::from_secs(5))
             .disable_statement_logging();
         let mut writer = SqliteConnection::connect_with(&options).await?;
@@ -123,10 +145,11 @@ impl Catalog {
         let readers = SqlitePoolOptions::new()
             .max_connections(2)
             .test_before_acquire(false)
-            .connect_with(options.read_only(true).create_if_missing(false))
+            .connect_with(options.clone().read_only(true).create_if_missing(false))
             .await?;
         Ok(Self(Arc::new(Inner {
             clock,
+            options,
             writer: Mutex::new(Some(writer)),
             readers,
             manifests: Cache::builder()
@@ -278,9 +301,19 @@ impl Catalog {
         }
     }
 
+    /// The one connection that writes. When the disk or the quota is full SQLite ends a transaction by
+    /// itself, which sqlx does not notice: such a connection begins no other, and is replaced.
     async fn writer(&self) -> Result<MappedMutexGuard<'_, SqliteConnection>, Error> {
         let writer = MutexGuard::try_map(self.0.writer.lock().await, Option::as_mut);
-        Ok(writer.map_err(|_| sqlx::Error::PoolClosed)?)
+        let mut writer = writer.map_err(|_| sqlx::Error::PoolClosed)?;
+        if writer.is_in_transaction() {
+            // A transaction that was dropped is rolled back behind our back: by now it is.
+            writer.ping().await?;
+        }
+        if writer.is_in_transaction() {
+            *writer = SqliteConnection::connect_with(&self.0.options).await?;
+        }
+        Ok(writer)
     }
 }
 

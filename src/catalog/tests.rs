@@ -4,7 +4,7 @@ use super::*;
 use crate::oci::Digest;
 
 async fn catalog(folder: &Path) -> Catalog {
-    Catalog::open(folder, Clock::manual(Timestamp::UNIX_EPOCH)).await.unwrap()
+    Catalog::open(folder, quota(0), Clock::manual(Timestamp::UNIX_EPOCH)).await.unwrap()
 }
 
 fn descriptor(media_type: &str, bytes: &[u8]) -> String {
@@ -193,4 +193,34 @@ async fn a_manifest_that_was_edited_on_disk_is_not_served() {
     drop(writer);
     drop(before);
     assert!(matches!(catalog(folder.path()).await.manifest(&digest).await, Err(Error::Corrupt(_))));
+}
+
+#[tokio::test]
+async fn a_full_catalog_says_so_and_goes_on_with_what_it_knows() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(Timestamp::UNIX_EPOCH);
+    let catalog = Catalog::open(folder.path(), 400 << 10, clock).await.unwrap();
+    let (python, tag) = (name("python"), "3.11.9".parse::<Tag>().unwrap());
+    let (first, bytes) = image(b"first", None);
+    let digest = first.digest;
+    catalog.keep_manifest(&python, first, bytes).await.unwrap();
+    catalog.lock_tag(&python, &tag, &digest, false).await.unwrap();
+    let mut kept = 0;
+    let full = loop {
+        let text = format!(r#"{{"schemaVersion":2,"manifests":[],"annotations":{{"a":"{kept:020000}"}}}}"#);
+        let manifest = Manifest::parse(text.as_bytes(), None, None).unwrap();
+        match catalog.keep_manifest(&python, manifest, text.into()).await {
+            Ok(_) => kept += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(full, Error::Full), "{full:?}");
+    assert!((5..20).contains(&kept), "{kept}");
+    let size = std::fs::metadata(folder.path().join("catalog.db")).unwrap().len();
+    assert!(size <= 400 << 10, "{size}");
+    assert_eq!(catalog.tag(&python, &tag).await.unwrap().unwrap().locked, Some(digest));
+    assert_eq!(catalog.saw_tag(&python, &tag, Some(&digest)).await.unwrap(), None);
+    assert_eq!(catalog.lock_tag(&python, &tag, &digest, false).await.unwrap(), digest);
+    assert!(catalog.manifest(&digest).await.unwrap().is_some());
+    assert!(!catalog.lineage(&python, &Digest::sha256(b"first")).await.unwrap().is_empty());
 }

@@ -38,7 +38,13 @@ impl Puller {
                 Err(Fault::Absent(format!("{name}:{tag}").into()))
             }
             Ok(current) => Ok(fact(current, false)),
-            Err(fault @ (Fault::Denied(_) | Fault::Throttled { .. } | Fault::Unreachable(_))) => {
+            // A catalog that cannot note the answer goes on with the last one it could.
+            Err(
+                fault @ (Fault::Denied(_)
+                | Fault::Storage(_)
+                | Fault::Throttled { .. }
+                | Fault::Unreachable(_)),
+            ) => {
                 let usable = row.as_ref().filter(|row| row.current.is_some() || row.locked.is_some());
                 match usable {
                     Some(row) if self.still_usable(age.unwrap_or_default()) => Ok(fact(row.current, true)),
