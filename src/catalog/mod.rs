@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use moka::sync::Cache;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, SqliteConnection, SqlitePool};
@@ -285,9 +286,24 @@ impl Catalog {
     }
 
     /// Children that indexes of this repository name and that it has not come by yet, at most `limit`:
-    /// what they contain is unknown until they are fetched.
+    /// what they contain is unknown until they are fetched. Those found barren are left out.
     pub async fn unexpanded(&self, name: &Name, limit: usize) -> Result<Vec<Digest>, Error> {
-        rows::unexpanded(&self.0.readers, name, limit).await
+        rows::unexpanded(&self.0.readers, name, limit, self.0.clock.now().as_millisecond()).await
+    }
+
+    /// Notes that a child cannot be fetched, so that it is not among the unexpanded until then.
+    pub async fn keep_barren(&self, name: &Name, digest: &Digest, until: Timestamp) -> Result<(), Error> {
+        let mut writer = self.writer().await?;
+        sqlx::query(
+            "INSERT INTO barren (name, digest, until) VALUES ($1, $2, $3) \
+             ON CONFLICT (name, digest) DO UPDATE SET until = excluded.until",
+        )
+        .bind(name.to_string())
+        .bind(digest.to_string())
+        .bind(until.as_millisecond())
+        .execute(&mut *writer)
+        .await?;
+        Ok(())
     }
 
     /// Closes the database: one tidy file is left, and whatever is asked or told from now on is an

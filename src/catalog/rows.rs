@@ -70,13 +70,16 @@ pub(super) async fn unexpanded(
     readers: &SqlitePool,
     name: &Name,
     limit: usize,
+    now: i64,
 ) -> Result<Vec<Digest>, Error> {
     let rows: Vec<(String,)> = sqlx::query_as(
         "SELECT DISTINCT child FROM edge e WHERE name = $1 AND role = 'child' AND NOT EXISTS \
-         (SELECT 1 FROM possession p WHERE p.name = e.name AND p.digest = e.child) LIMIT $2",
+         (SELECT 1 FROM possession p WHERE p.name = e.name AND p.digest = e.child) AND NOT EXISTS \
+         (SELECT 1 FROM barren b WHERE b.name = e.name AND b.digest = e.child AND b.until > $3) LIMIT $2",
     )
     .bind(name.to_string())
     .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+    .bind(now)
     .fetch_all(readers)
     .await?;
     rows.iter().map(|(digest,)| parse(digest)).collect()

@@ -1,5 +1,3 @@
-use jiff::Timestamp;
-
 use super::*;
 use crate::oci::Digest;
 
@@ -63,6 +61,26 @@ async fn a_layer_has_its_image_and_its_index_above_it_in_that_repository_only() 
     let found: Vec<_> = lineage.iter().map(|root| (root.digest, root.tags.clone(), root.levels)).collect();
     assert_eq!(found, [(child_digest, vec![], 0), (parent_digest, vec![tag], 0)]);
     assert_eq!(catalog.lineage(&name("postgres"), &Digest::sha256(b"layer")).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn barren_children_make_room_for_the_others_until_their_time_is_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(Timestamp::UNIX_EPOCH);
+    let catalog = Catalog::open(folder.path(), quota(0), clock.clone()).await.unwrap();
+    let python = name("python");
+    let (one, _) = image(b"1", None);
+    let (two, _) = image(b"2", None);
+    let (both, bytes) = index(&[&one, &two]);
+    catalog.keep_manifest(&python, both, bytes).await.unwrap();
+    let first = catalog.unexpanded(&python, 1).await.unwrap();
+    let until = Timestamp::from_second(60).unwrap();
+    catalog.keep_barren(&python, &first[0], until).await.unwrap();
+    let second = catalog.unexpanded(&python, 9).await.unwrap();
+    assert_eq!(second.len(), 1);
+    assert_ne!(first, second);
+    clock.advance(std::time::Duration::from_secs(60));
+    assert_eq!(catalog.unexpanded(&python, 9).await.unwrap().len(), 2);
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@
 mod asked;
 mod blobs;
 mod flight;
+mod roots;
 mod tags;
 mod tasks;
 
@@ -15,12 +16,12 @@ use std::time::Duration;
 use moka::sync::Cache as Memory;
 use tokio::sync::mpsc;
 
-use crate::catalog::{Ancestor, Catalog, Moved};
+use crate::catalog::{Catalog, Moved};
 use crate::clock::Clock;
 use crate::content::Store;
 use crate::oci::{Ask, Descriptor, Digest, Fault, Manifest, Name, Registry, Tag, What};
-use crate::policy::{Facts, Image, Known, Lack, Need, Permit, Root, Roots, Target};
-use crate::upstream::{Presence, Upstreams};
+use crate::policy::{Facts, Image, Known, Lack, Need, Permit, Target};
+use crate::upstream::Upstreams;
 
 use asked::Asked;
 use flight::Flights;
@@ -69,8 +70,6 @@ type Held<T> = (jiff::Timestamp, Arc<T>);
 
 /// How many bytes of tag lists, and of lists of referrers, are kept in memory.
 const HOT_LISTS: u64 = 64 << 20;
-/// How many children of indexes are fetched to find out which of them contains a blob.
-const EXPAND_MAX: usize = 64;
 /// How many sightings may wait to be recorded; drifts beyond that are found in the catalog again.
 const SIGHTINGS: usize = 1024;
 
@@ -92,8 +91,10 @@ struct Inner {
     resolutions: Flights<(Name, Tag), Option<Digest>>,
     lists: Flights<Name, Arc<Vec<Tag>>>,
     referrals: Flights<(Name, Digest), Arc<Vec<Descriptor>>>,
-    /// Children that could not be fetched to look inside, so that each is tried once in a while only.
-    barren: Memory<(Name, Digest), ()>,
+    expansions: Flights<Name, ()>,
+    /// When looking into the manifests of a repository last found nothing, and what was left to look
+    /// into, as a hash.
+    resting: Memory<Name, (jiff::Timestamp, u64)>,
     /// Lists as last fetched, with when.
     listed: Memory<Name, Held<Vec<Tag>>>,
     referred: Memory<(Name, Digest), Held<Vec<Descriptor>>>,
@@ -128,8 +129,9 @@ impl Puller {
             resolutions: Flights::on(&tasks),
             lists: Flights::on(&tasks),
             referrals: Flights::on(&tasks),
+            expansions: Flights::on(&tasks),
+            resting: Memory::new(10_000),
             tasks,
-            barren: Memory::builder().max_capacity(10_000).time_to_live(Duration::from_secs(60)).build(),
             listed: Memory::builder().max_capacity(HOT_LISTS).weigher(|_, held| weigh_tags(held)).build(),
             referred: Memory::builder()
                 .max_capacity(HOT_LISTS)
@@ -218,51 +220,6 @@ impl Puller {
                 Err(fault)
             }
         }
-    }
-
-    /// What is known to lead to a digest. Asks nobody.
-    async fn roots(&self, name: &Name, digest: &Digest) -> Result<Roots, Fault> {
-        let ancestors = self.0.catalog.lineage(name, digest).await?;
-        let roots = ancestors
-            .into_iter()
-            .map(|Ancestor { digest, tags, levels, parts }| Root { digest, tags, levels, parts })
-            .collect();
-        Ok(Roots { size: None, roots })
-    }
-
-    /// What leads to a blob, and how long it is where the manifests of the repository disagree.
-    async fn blob_roots(&self, name: &Name, digest: &Digest) -> Result<Roots, Fault> {
-        let mut roots = self.expanded_roots(name, digest).await?;
-        if blobs::is_disputed(&roots) {
-            roots.size = self.blob_size(name, digest).await;
-        }
-        Ok(roots)
-    }
-
-    /// What leads to a blob; when nothing is known to, the indexes of the repository are looked into.
-    async fn expanded_roots(&self, name: &Name, digest: &Digest) -> Result<Roots, Fault> {
-        let inner = &self.0;
-        let roots = self.roots(name, digest).await?;
-        if !roots.roots.is_empty() {
-            return Ok(roots);
-        }
-        let children = inner.catalog.unexpanded(name, EXPAND_MAX).await?;
-        // A HEAD costs nothing of an upstream's rate limit; the manifests below do.
-        if children.is_empty() || inner.upstreams.has_blob(name, digest).await? == Presence::Absent {
-            return Ok(roots);
-        }
-        for child in children {
-            let key = (name.clone(), child);
-            if inner.barren.contains_key(&key) {
-                continue;
-            }
-            match self.image(name, &child).await {
-                Ok(stored) if stored.manifest.edges.iter().any(|(_, edge)| edge.digest == *digest) => break,
-                Ok(_) => {}
-                Err(_) => inner.barren.insert(key, ()),
-            }
-        }
-        self.roots(name, digest).await
     }
 
     /// Resolves the literal tags of a source upstream and reads what they lead to, each at most once

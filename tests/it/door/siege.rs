@@ -1,10 +1,13 @@
 //! What one client may do to the others: nothing.
 
+use std::time::Duration;
+
 use bytes::Bytes;
+use pullgate::clock::Clock;
 use pullgate::oci::Digest;
 
 use super::{Pair, image};
-use crate::support::gateway::Form;
+use crate::support::gateway::{Form, morning};
 use crate::support::image::{Fixture, Index};
 
 const APP: &str = "acme/app";
@@ -112,6 +115,66 @@ async fn a_false_size_that_was_believed_is_doubted_as_soon_as_the_upstream_can_t
     assert_eq!(pair.gateway.get(&layer).await.status, 502);
     pair.hub.clear_faults();
     pair.gateway.get(&layer).await.expect_bytes(image.layer(0));
+}
+
+#[tokio::test]
+async fn made_up_blobs_make_the_upstream_work_once_a_minute_at_most() {
+    let clock = Clock::manual(morning());
+    let pair = Pair::with(|site| site.with_clock(&clock)).await;
+    let index = Index::platforms(&["linux/amd64", "linux/arm64", "linux/s390x"], 37);
+    index.push(&pair.hub, APP, "1.0.0");
+    pair.gateway.get(&path(Form::Prefix, APP, "manifests/1.0.0")).await;
+    // Not in any image, yet the upstream has it: the children are looked into, all of them, once.
+    let stray = pair.hub.push_blob(APP, "stray");
+    pair.hub.reset_log();
+    for _ in 0..3 {
+        pair.gateway
+            .get(&path(Form::Prefix, APP, format!("blobs/{stray}")))
+            .await
+            .expect_denied("closure.outside");
+    }
+    let asked = pair.hub.requests().len();
+    assert_eq!((asked, pair.hub.hits("GET", "/manifests/")), (4, 3));
+
+    let second = Index::platforms(&["linux/amd64", "linux/arm64"], 38);
+    second.push(&pair.hub, APP, "2.0.0");
+    pair.gateway.get(&path(Form::Prefix, APP, "manifests/2.0.0")).await;
+    pair.hub.reset_log();
+    let made_up =
+        |number: u64| path(Form::Prefix, APP, format!("blobs/{}", Digest::sha256(&number.to_be_bytes())));
+    for number in 0..20 {
+        pair.gateway.get(&made_up(number)).await.expect_denied("closure.outside");
+    }
+    assert_eq!((pair.hub.requests().len(), pair.hub.hits("HEAD", "/blobs/")), (1, 1));
+    clock.advance(Duration::from_secs(61));
+    for number in 20..40 {
+        pair.gateway.get(&made_up(number)).await.expect_denied("closure.outside");
+    }
+    assert_eq!(pair.hub.requests().len(), 2);
+    // What is in an image is found as soon as the repository is looked into again.
+    clock.advance(Duration::from_secs(61));
+    let layer = second.children[1].layer(0);
+    let blob = path(Form::Prefix, APP, format!("blobs/{}", Digest::sha256(layer)));
+    pair.gateway.get(&blob).await.expect_bytes(layer);
+}
+
+#[tokio::test]
+async fn children_that_the_upstream_lost_hide_no_others() {
+    let clock = Clock::manual(morning());
+    let pair = Pair::with(|site| site.with_clock(&clock)).await;
+    let lost: Vec<_> = (0..70).map(|seed| image(1000 + seed, 10)).collect();
+    let kept = image(39, 1000);
+    let index = Index::of(lost.into_iter().chain([kept.clone()]));
+    kept.push(&pair.hub, APP, None);
+    pair.hub.push_manifest(APP, Some("1.0.0"), index.media_type, index.manifest.clone());
+    pair.gateway.get(&path(Form::Prefix, APP, "manifests/1.0.0")).await;
+    let blob = path(Form::Prefix, APP, format!("blobs/{}", Digest::sha256(kept.layer(0))));
+    let mut answer = pair.gateway.get(&blob).await;
+    if answer.status == 403 {
+        clock.advance(Duration::from_secs(61));
+        answer = pair.gateway.get(&blob).await;
+    }
+    answer.expect_bytes(kept.layer(0));
 }
 
 #[tokio::test]
