@@ -66,7 +66,7 @@ fn image(digest: Digest) -> Known<Image> {
         edges,
         annotations: BTreeMap::new(),
     };
-    is(Image { manifest: Arc::new(manifest) })
+    is(Image { manifest: Arc::new(manifest), depth: 1 })
 }
 
 #[divan::bench]

@@ -97,17 +97,18 @@ pub(super) async fn lineage(
     // The digest itself counts only where the repository holds it as a manifest; a parent always
     // does, and a subject is named by a manifest the repository holds. How the first edge describes
     // the digest travels up with it: what another manifest says of it belongs to another way. Tags
-    // join the first row of each ancestor only.
+    // join the first row of each ancestor only. An index of indexes is the deepest that leads anywhere.
     let rows: Vec<Row> = sqlx::query_as(
-        "WITH RECURSIVE up (digest, levels, depth, media_type, size) AS ( \
-             SELECT $2, 0, 0, NULL, NULL \
+        "WITH RECURSIVE up (digest, levels, depth, indexes, media_type, size) AS ( \
+             SELECT $2, 0, 0, 0, NULL, NULL \
              UNION \
-             SELECT e.parent, up.levels, up.depth + 1, \
+             SELECT e.parent, up.levels, up.depth + 1, up.indexes + (e.role = 'child'), \
                  CASE WHEN up.depth = 0 AND e.role <> 'child' THEN e.media_type ELSE up.media_type END, \
                  CASE WHEN up.depth = 0 AND e.role <> 'child' THEN e.size ELSE up.size END \
-                 FROM up JOIN edge e ON e.name = $1 AND e.child = up.digest WHERE up.depth < $3 \
+                 FROM up JOIN edge e ON e.name = $1 AND e.child = up.digest \
+                 WHERE up.depth < $3 AND (e.role <> 'child' OR up.indexes < 2) \
              UNION \
-             SELECT c.subject, up.levels + 1, up.depth + 1, up.media_type, up.size FROM up \
+             SELECT c.subject, up.levels + 1, up.depth + 1, 0, up.media_type, up.size FROM up \
                  JOIN companion c ON c.name = $1 AND c.digest = up.digest WHERE up.depth < $3 AND up.levels < 3 \
          ), part (digest, levels, depth, media_type, size) AS ( \
              SELECT digest, MIN(levels), MIN(depth), media_type, size FROM up GROUP BY digest, media_type, size \

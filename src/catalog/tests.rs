@@ -123,6 +123,26 @@ async fn each_root_describes_a_layer_as_the_manifests_below_it_do() {
 }
 
 #[tokio::test]
+async fn an_index_of_indexes_leads_down_to_its_layers_and_a_third_one_does_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let catalog = catalog(folder.path()).await;
+    let python = name("python");
+    let (child, child_bytes) = image(b"layer", None);
+    let (one, one_bytes) = index(&[&child]);
+    let (two, two_bytes) = index(&[&one]);
+    let (three, three_bytes) = index(&[&two]);
+    let digests = [child.digest, one.digest, two.digest];
+    for (manifest, bytes) in [(child, child_bytes), (one, one_bytes), (two, two_bytes), (three, three_bytes)]
+    {
+        catalog.keep_manifest(&python, manifest, bytes).await.unwrap();
+    }
+    for digest in [Digest::sha256(b"layer"), digests[0]] {
+        let lineage = catalog.lineage(&python, &digest).await.unwrap();
+        assert_eq!(lineage.iter().map(|root| root.digest).collect::<Vec<_>>(), digests);
+    }
+}
+
+#[tokio::test]
 async fn a_companion_has_its_subject_above_it_one_level_up() {
     let folder = tempfile::tempdir().unwrap();
     let catalog = catalog(folder.path()).await;

@@ -75,6 +75,9 @@ pub struct Root {
 pub struct Image {
     /// The manifest.
     pub manifest: Arc<Manifest>,
+    /// How many indexes lie below one another, itself included: 0 for no index, 1 for one of manifests
+    /// only, 3 for three or more.
+    pub depth: u8,
 }
 
 /// A fact that a decision lacks. Only `policy` makes one, and fetching anything takes one: so

@@ -19,8 +19,8 @@ use tokio::sync::mpsc;
 use crate::catalog::{Catalog, Moved};
 use crate::clock::Clock;
 use crate::content::Store;
-use crate::oci::{Ask, Descriptor, Digest, Fault, Manifest, Name, Registry, Tag, What};
-use crate::policy::{Facts, Image, Known, Lack, Need, Permit, Target};
+use crate::oci::{Ask, Descriptor, Digest, Fault, Kind, Manifest, Name, Registry, Tag, What};
+use crate::policy::{Facts, Image, Known, Lack, NESTED_MAX, Need, Permit, Target};
 use crate::upstream::Upstreams;
 
 use asked::Asked;
@@ -157,9 +157,7 @@ impl Puller {
         let name = need.name();
         match need.lack() {
             Lack::Image(digest) => {
-                facts.image = known(
-                    self.image(name, digest).await.map(|stored| Image { manifest: stored.manifest.clone() }),
-                );
+                facts.image = known(self.judged(name, digest).await);
             }
             Lack::Listed(tags) => {
                 facts.listed = known(self.sweep(name, tags).await);
@@ -198,6 +196,35 @@ impl Puller {
         }
         let (puller, key) = (self.clone(), (name.clone(), *digest));
         inner.images.join(key.clone(), async move { puller.fetch_image(key.0, key.1).await }).await
+    }
+
+    /// A manifest with what it takes to judge it.
+    async fn judged(&self, name: &Name, digest: &Digest) -> Result<Image, Fault> {
+        let manifest = self.image(name, digest).await?.manifest.clone();
+        let depth = self.depth(name, &manifest).await?;
+        Ok(Image { manifest, depth })
+    }
+
+    /// How many indexes lie below one another; the third is not looked into. An index that the upstream
+    /// does not have leads nowhere.
+    async fn depth(&self, name: &Name, manifest: &Manifest) -> Result<u8, Fault> {
+        if manifest.kind != Kind::Index {
+            return Ok(0);
+        }
+        let nested: Vec<&Descriptor> = manifest.children().filter(|child| child.is_index()).collect();
+        if nested.is_empty() {
+            return Ok(1);
+        }
+        // More of them are refused by their number.
+        for child in nested.into_iter().take(NESTED_MAX) {
+            match self.image(name, &child.digest).await {
+                Ok(child) if child.manifest.children().any(Descriptor::is_index) => return Ok(3),
+                Ok(_) => {}
+                Err(fault) if fault.is_transient() => return Err(fault),
+                Err(_) => {}
+            }
+        }
+        Ok(2)
     }
 
     async fn fetch_image(&self, name: Name, digest: Digest) -> Result<Arc<Stored>, Fault> {

@@ -151,11 +151,11 @@ pub(super) fn manifest(digest: Digest, edges: Vec<(Role, Descriptor)>) -> Manife
 /// An ordinary image of one layer.
 pub(super) fn image(seed: &str) -> Known<Image> {
     let layer = edge(Role::Layer, "layer", LAYER, 50 << 20);
-    is(Image { manifest: Arc::new(manifest(digest(seed), vec![layer])) })
+    is(Image { manifest: Arc::new(manifest(digest(seed), vec![layer])), depth: 0 })
 }
 
 pub(super) fn of(manifest: Manifest) -> Known<Image> {
-    is(Image { manifest: Arc::new(manifest) })
+    is(Image { manifest: Arc::new(manifest), depth: 1 })
 }
 
 pub(super) fn fact(lock: Option<&str>, current: Option<&str>) -> Known<TagFact> {

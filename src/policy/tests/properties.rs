@@ -54,13 +54,13 @@ fn any_edge() -> impl Strategy<Value = (Role, Descriptor)> {
 }
 
 fn any_facts() -> impl Strategy<Value = Facts> {
-    let image = (any_digest(), prop::collection::vec(any_edge(), 0..3), any::<bool>()).prop_map(
-        |(digest, edges, old)| {
+    let image = (any_digest(), prop::collection::vec(any_edge(), 0..3), any::<bool>(), 0..4_u8).prop_map(
+        |(digest, edges, old, depth)| {
             let mut manifest = manifest(digest, edges);
             if old {
                 manifest.kind = Kind::Schema1;
             }
-            Image { manifest: Arc::new(manifest) }
+            Image { manifest: Arc::new(manifest), depth }
         },
     );
     let part = (0..5_u8, any_edge().prop_map(|(_, edge)| edge));
@@ -165,6 +165,8 @@ proptest! {
             match permit.target() {
                 Target::Manifest(manifest) => {
                     prop_assert!(!enforced || manifest.kind != Kind::Schema1);
+                    let deep = matches!(&facts.image, Known::Is(image) if image.depth > 2);
+                    prop_assert!(!enforced || manifest.kind != Kind::Index || !deep);
                     if let What::Digest(asked) = what {
                         prop_assert_eq!(manifest.digest, asked);
                     }

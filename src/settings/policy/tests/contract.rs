@@ -72,7 +72,7 @@ fn image(seed: &str) -> Known<Image> {
         edges: Vec::new(),
         annotations: BTreeMap::new(),
     };
-    is(Image { manifest: Arc::new(manifest) })
+    is(Image { manifest: Arc::new(manifest), depth: 1 })
 }
 
 fn layer(seed: &str) -> Descriptor {
