@@ -66,7 +66,7 @@ fn image(digest: Digest) -> Known<Image> {
         edges,
         annotations: BTreeMap::new(),
     };
-    is(Image { manifest: Arc::new(manifest) })
+    is(Image { manifest: Arc::new(manifest), depth: 1 })
 }
 
 #[divan::bench]
@@ -107,9 +107,13 @@ fn permit_a_blob_with_all_facts(bencher: Bencher<'_, '_>) {
     let target = descriptor("blob");
     let name = "docker.io/pgvector/pgvector".parse().unwrap();
     let ask = Ask { name, what: What::Blob(target.digest) };
-    let root =
-        Root { digest: Digest::sha256(b"image"), tags: vec!["0.8.0-pg16".parse().unwrap()], levels: 0 };
-    let roots = is(Roots { target: Some(target), roots: vec![root] });
+    let root = Root {
+        digest: Digest::sha256(b"image"),
+        tags: vec!["0.8.0-pg16".parse().unwrap()],
+        levels: 0,
+        parts: vec![(0, target)],
+    };
+    let roots = is(Roots { size: None, roots: vec![root] });
     let facts = Facts { roots, possession: is(true), ..Facts::default() };
     let permitted = policy.decide(&caller, &ask, &facts, Timestamp::UNIX_EPOCH);
     assert!(matches!(permitted.outcome, Outcome::Permit(_)));

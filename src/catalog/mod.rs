@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use moka::sync::Cache;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, SqliteConnection, SqlitePool};
@@ -23,7 +24,7 @@ use crate::oci::{Descriptor, Digest, Fault, Manifest, Name, Tag};
 
 pub use tags::{Moved, TagRow};
 
-/// How many bytes of manifests are kept in memory.
+/// How many bytes of manifests are kept in memory, as they are and as they were read.
 const HOT_MANIFESTS: u64 = 128 << 20;
 /// How many (repository, digest) pairs are kept in memory.
 const HOT_POSSESSIONS: u64 = 200_000;
@@ -31,6 +32,16 @@ const HOT_POSSESSIONS: u64 = 200_000;
 const STRIPES: usize = 4096;
 /// How far up from a digest its roots are looked for: index, platform manifest, blob, and companions.
 const DEPTH: i64 = 8;
+
+const SQLITE_FULL: &str = "13";
+const PAGE_SIZE: u64 = 4096;
+/// The least that a catalog may use, however small the store beside it is.
+const QUOTA_MIN: u64 = 256 << 20;
+
+/// How many bytes `catalog.db` may use beside a store of this size: a tenth, and 256 MiB at least.
+pub fn quota(store_max: u64) -> u64 {
+    (store_max / 10).max(QUOTA_MIN)
+}
 
 /// Why a fact could not be read or written.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -40,14 +51,22 @@ pub enum Error {
         "the catalog holds something unreadable ({0}); restore it from a backup, or remove catalog.db to start anew"
     )]
     Corrupt(String),
-    /// SQLite failed: disk full, file locked or damaged.
+    /// Its quota or its disk is full: what it knows goes on being served, and it learns nothing new.
+    #[error(
+        "the catalog is full: make room on its disk, or raise [storage] max_size, a tenth of which it may use; what it knows already goes on being served"
+    )]
+    Full,
+    /// SQLite failed: file locked or damaged.
     #[error("the catalog failed: {0}; check the disk that holds it")]
     Sql(String),
 }
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
-        Self::Sql(error.to_string())
+        match error.as_database_error().and_then(|error| error.code()) {
+            Some(code) if code == SQLITE_FULL => Self::Full,
+            _ => Self::Sql(error.to_string()),
+        }
     }
 }
 
@@ -66,14 +85,11 @@ pub struct Stored {
     pub bytes: Bytes,
 }
 
-/// What leads to a digest within one repository.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Lineage {
-    /// The descriptor it has in a manifest that contains it.
-    pub target: Option<Descriptor>,
-    /// The digest itself, where this repository holds it as a manifest, and everything above it,
-    /// nearest first.
-    pub ancestors: Vec<Ancestor>,
+impl Stored {
+    /// About what it holds in memory: the bytes, and what was read out of them in many small pieces.
+    fn weight(&self) -> u32 {
+        u32::try_from(self.bytes.len().saturating_mul(5).saturating_add(1024)).unwrap_or(u32::MAX)
+    }
 }
 
 /// One manifest above a digest, or the digest itself.
@@ -83,8 +99,12 @@ pub struct Ancestor {
     pub digest: Digest,
     /// The tags that lead to it here (see [`Catalog::lineage`]).
     pub tags: Vec<Tag>,
-    /// How many subject edges lie between it and the digest asked about.
+    /// How many subject edges lie between it and the digest asked about, at least.
     pub levels: u8,
+    /// How the manifests that contain the digest describe it, each as far as this ancestor leads to
+    /// that manifest, with the subject edges on that way. Two manifests may describe it differently,
+    /// and either may be wrong. Empty when it is contained as a child only.
+    pub parts: Vec<(u8, Descriptor)>,
 }
 
 /// The facts. Cloning shares them.
@@ -94,6 +114,7 @@ pub struct Catalog(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     clock: Clock,
+    options: SqliteConnectOptions,
     /// None once closed.
     writer: Mutex<Option<SqliteConnection>>,
     readers: SqlitePool,
@@ -105,13 +126,16 @@ struct Inner {
 }
 
 impl Catalog {
-    /// Opens or creates `catalog.db` in this folder.
-    pub async fn open(folder: &Path, clock: Clock) -> Result<Self, Error> {
+    /// Opens or creates `catalog.db` in this folder. It grows to about `max_size` bytes; what does not
+    /// fit is [`Error::Full`].
+    pub async fn open(folder: &Path, max_size: u64, clock: Clock) -> Result<Self, Error> {
         let options = SqliteConnectOptions::new()
             .filename(folder.join("catalog.db"))
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
+            .page_size(u32::try_from(PAGE_SIZE).unwrap_or_default())
+            .pragma("max_page_count", (max_size / PAGE_SIZE).max(1).to_string())
             .busy_timeout(std::time::Duration::from_secs(5))
             .disable_statement_logging();
         let mut writer = SqliteConnection::connect_with(&options).await?;
@@ -122,17 +146,16 @@ impl Catalog {
         let readers = SqlitePoolOptions::new()
             .max_connections(2)
             .test_before_acquire(false)
-            .connect_with(options.read_only(true).create_if_missing(false))
+            .connect_with(options.clone().read_only(true).create_if_missing(false))
             .await?;
         Ok(Self(Arc::new(Inner {
             clock,
+            options,
             writer: Mutex::new(Some(writer)),
             readers,
             manifests: Cache::builder()
                 .max_capacity(HOT_MANIFESTS)
-                .weigher(|_, stored: &Arc<Stored>| {
-                    u32::try_from(stored.bytes.len() + 4096).unwrap_or(u32::MAX)
-                })
+                .weigher(|_, stored: &Arc<Stored>| stored.weight())
                 .build(),
             possessions: Cache::new(HOT_POSSESSIONS),
             versions: (0..STRIPES).map(|_| Arc::default()).collect(),
@@ -204,10 +227,24 @@ impl Catalog {
         Ok(stored)
     }
 
-    /// Notes that one manifest is about another: a `sha256-…` tag or a referrers list says so.
-    pub async fn keep_companion(&self, name: &Name, digest: &Digest, subject: &Digest) -> Result<(), Error> {
+    /// Notes that these manifests are about another: a `sha256-…` tag or a referrers list says so. All
+    /// of them, or none when that fails.
+    pub async fn keep_companions(
+        &self,
+        name: &Name,
+        digests: impl IntoIterator<Item = &Digest> + Send,
+        subject: &Digest,
+    ) -> Result<(), Error> {
+        let digests: Vec<&Digest> = digests.into_iter().collect();
+        if digests.is_empty() {
+            return Ok(());
+        }
         let mut writer = self.writer().await?;
-        rows::insert_companion(&mut writer, name, digest, subject).await?;
+        let mut work = writer.begin_with("BEGIN IMMEDIATE").await?;
+        for digest in digests {
+            rows::insert_companion(&mut work, name, digest, subject).await?;
+        }
+        work.commit().await?;
         drop(writer);
         self.touch(name);
         Ok(())
@@ -239,18 +276,34 @@ impl Catalog {
         Ok(held)
     }
 
-    /// What leads to a digest within a repository.
+    /// What leads to a digest within a repository: the digest itself, where this repository holds it
+    /// as a manifest, and everything above it, nearest first.
     ///
     /// A tag leads to a digest when it is locked to it, was served as it before, or is not locked
     /// and names it upstream.
-    pub async fn lineage(&self, name: &Name, digest: &Digest) -> Result<Lineage, Error> {
+    pub async fn lineage(&self, name: &Name, digest: &Digest) -> Result<Vec<Ancestor>, Error> {
         rows::lineage(&self.0.readers, name, digest, DEPTH).await
     }
 
     /// Children that indexes of this repository name and that it has not come by yet, at most `limit`:
-    /// what they contain is unknown until they are fetched.
+    /// what they contain is unknown until they are fetched. Those found barren are left out.
     pub async fn unexpanded(&self, name: &Name, limit: usize) -> Result<Vec<Digest>, Error> {
-        rows::unexpanded(&self.0.readers, name, limit).await
+        rows::unexpanded(&self.0.readers, name, limit, self.0.clock.now().as_millisecond()).await
+    }
+
+    /// Notes that a child cannot be fetched, so that it is not among the unexpanded until then.
+    pub async fn keep_barren(&self, name: &Name, digest: &Digest, until: Timestamp) -> Result<(), Error> {
+        let mut writer = self.writer().await?;
+        sqlx::query(
+            "INSERT INTO barren (name, digest, until) VALUES ($1, $2, $3) \
+             ON CONFLICT (name, digest) DO UPDATE SET until = excluded.until",
+        )
+        .bind(name.to_string())
+        .bind(digest.to_string())
+        .bind(until.as_millisecond())
+        .execute(&mut *writer)
+        .await?;
+        Ok(())
     }
 
     /// Closes the database: one tidy file is left, and whatever is asked or told from now on is an
@@ -264,9 +317,19 @@ impl Catalog {
         }
     }
 
+    /// The one connection that writes. When the disk or the quota is full SQLite ends a transaction by
+    /// itself, which sqlx does not notice: such a connection begins no other, and is replaced.
     async fn writer(&self) -> Result<MappedMutexGuard<'_, SqliteConnection>, Error> {
         let writer = MutexGuard::try_map(self.0.writer.lock().await, Option::as_mut);
-        Ok(writer.map_err(|_| sqlx::Error::PoolClosed)?)
+        let mut writer = writer.map_err(|_| sqlx::Error::PoolClosed)?;
+        if writer.is_in_transaction() {
+            // A transaction that was dropped is rolled back behind our back: by now it is.
+            writer.ping().await?;
+        }
+        if writer.is_in_transaction() {
+            *writer = SqliteConnection::connect_with(&self.0.options).await?;
+        }
+        Ok(writer)
     }
 }
 

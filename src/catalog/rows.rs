@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use sqlx::{SqliteConnection, SqlitePool};
 
-use super::{Ancestor, Error, Lineage};
+use super::{Ancestor, Error};
 use crate::oci::{Descriptor, Digest, Name, Role, Tag};
 
 pub(super) fn parse<T: std::str::FromStr>(text: &str) -> Result<T, Error> {
@@ -70,65 +70,60 @@ pub(super) async fn unexpanded(
     readers: &SqlitePool,
     name: &Name,
     limit: usize,
+    now: i64,
 ) -> Result<Vec<Digest>, Error> {
     let rows: Vec<(String,)> = sqlx::query_as(
         "SELECT DISTINCT child FROM edge e WHERE name = $1 AND role = 'child' AND NOT EXISTS \
-         (SELECT 1 FROM possession p WHERE p.name = e.name AND p.digest = e.child) LIMIT $2",
+         (SELECT 1 FROM possession p WHERE p.name = e.name AND p.digest = e.child) AND NOT EXISTS \
+         (SELECT 1 FROM barren b WHERE b.name = e.name AND b.digest = e.child AND b.until > $3) LIMIT $2",
     )
     .bind(name.to_string())
     .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+    .bind(now)
     .fetch_all(readers)
     .await?;
     rows.iter().map(|(digest,)| parse(digest)).collect()
 }
+
+/// One row of [`lineage`]: digest, levels, media type and size of a part, tag.
+type Row = (String, i64, Option<String>, Option<i64>, Option<String>);
 
 pub(super) async fn lineage(
     readers: &SqlitePool,
     name: &Name,
     digest: &Digest,
     depth: i64,
-) -> Result<Lineage, Error> {
-    let target: Option<(String, i64)> = sqlx::query_as(
-        "SELECT media_type, size FROM edge WHERE name = $1 AND child = $2 AND role <> 'child' LIMIT 1",
-    )
-    .bind(name.to_string())
-    .bind(digest.to_string())
-    .fetch_optional(readers)
-    .await?;
-    let target = match target {
-        None => None,
-        Some((media_type, size)) => Some(Descriptor {
-            media_type,
-            digest: *digest,
-            size: u64::try_from(size).map_err(|_| Error::Corrupt(format!("size {size}")))?,
-            urls: Vec::new(),
-            platform: None,
-            artifact_type: None,
-            annotations: None,
-        }),
-    };
+) -> Result<Vec<Ancestor>, Error> {
     // The digest itself counts only where the repository holds it as a manifest; a parent always
-    // does, and a subject is named by a manifest the repository holds.
-    let rows: Vec<(String, i64, Option<String>)> = sqlx::query_as(
-        "WITH RECURSIVE up (digest, levels, depth) AS ( \
-             SELECT $2, 0, 0 \
+    // does, and a subject is named by a manifest the repository holds. How the first edge describes
+    // the digest travels up with it: what another manifest says of it belongs to another way. Tags
+    // join the first row of each ancestor only. An index of indexes is the deepest that leads anywhere.
+    let rows: Vec<Row> = sqlx::query_as(
+        "WITH RECURSIVE up (digest, levels, depth, indexes, media_type, size) AS ( \
+             SELECT $2, 0, 0, 0, NULL, NULL \
              UNION \
-             SELECT e.parent, up.levels, up.depth + 1 FROM up JOIN edge e ON e.name = $1 AND e.child = up.digest \
-                 WHERE up.depth < $3 \
+             SELECT e.parent, up.levels, up.depth + 1, up.indexes + (e.role = 'child'), \
+                 CASE WHEN up.depth = 0 AND e.role <> 'child' THEN e.media_type ELSE up.media_type END, \
+                 CASE WHEN up.depth = 0 AND e.role <> 'child' THEN e.size ELSE up.size END \
+                 FROM up JOIN edge e ON e.name = $1 AND e.child = up.digest \
+                 WHERE up.depth < $3 AND (e.role <> 'child' OR up.indexes < 2) \
              UNION \
-             SELECT c.subject, up.levels + 1, up.depth + 1 FROM up \
+             SELECT c.subject, up.levels + 1, up.depth + 1, 0, up.media_type, up.size FROM up \
                  JOIN companion c ON c.name = $1 AND c.digest = up.digest WHERE up.depth < $3 AND up.levels < 3 \
-         ), nearest (digest, levels, depth) AS ( \
-             SELECT digest, MIN(levels), MIN(depth) FROM up GROUP BY digest \
+         ), part (digest, levels, depth, media_type, size) AS ( \
+             SELECT digest, MIN(levels), MIN(depth), media_type, size FROM up GROUP BY digest, media_type, size \
+         ), placed AS ( \
+             SELECT *, ROW_NUMBER() OVER (PARTITION BY digest ORDER BY depth, levels, media_type, size) AS place \
+             FROM part \
          ) \
-         SELECT n.digest, n.levels, t.tag FROM nearest n \
-         LEFT JOIN sight s ON s.name = $1 AND s.digest = n.digest \
+         SELECT n.digest, n.levels, n.media_type, n.size, t.tag FROM placed n \
+         LEFT JOIN sight s ON n.place = 1 AND s.name = $1 AND s.digest = n.digest \
          LEFT JOIN tag t ON t.name = $1 AND t.tag = s.tag \
              AND (s.served = 1 OR t.locked = n.digest OR (t.locked IS NULL AND t.current = n.digest)) \
          WHERE n.depth > 0 OR EXISTS \
              (SELECT 1 FROM possession p JOIN manifest m ON m.digest = p.digest \
               WHERE p.name = $1 AND p.digest = n.digest) \
-         ORDER BY n.depth, n.digest, t.tag",
+         ORDER BY n.depth, n.digest, n.place, t.tag",
     )
     .bind(name.to_string())
     .bind(digest.to_string())
@@ -137,19 +132,42 @@ pub(super) async fn lineage(
     .await?;
     let mut ancestors: Vec<Ancestor> = Vec::new();
     let mut places: HashMap<Digest, usize> = HashMap::new();
-    for (found, levels, tag) in rows {
+    let mut last: Option<Part> = None;
+    for (found, levels, media_type, size, tag) in rows {
         let found: Digest = parse(&found)?;
+        let levels = u8::try_from(levels).unwrap_or(u8::MAX);
         let place = *places.entry(found).or_insert_with(|| {
-            ancestors.push(Ancestor {
-                digest: found,
-                tags: Vec::new(),
-                levels: u8::try_from(levels).unwrap_or(u8::MAX),
-            });
+            ancestors.push(Ancestor { digest: found, tags: Vec::new(), levels, parts: Vec::new() });
             ancestors.len() - 1
         });
-        if let (Some(ancestor), Some(tag)) = (ancestors.get_mut(place), tag) {
+        let Some(ancestor) = ancestors.get_mut(place) else { continue };
+        ancestor.levels = ancestor.levels.min(levels);
+        if let Some(tag) = tag {
             ancestor.tags.push(parse::<Tag>(&tag)?);
         }
+        if let (Some(media_type), Some(size)) = (media_type, size) {
+            let part = (place, levels, media_type, size);
+            // The same row comes once for each tag.
+            if last.as_ref() != Some(&part) {
+                ancestor.parts.push((levels, described(digest, &part.2, size)?));
+                last = Some(part);
+            }
+        }
     }
-    Ok(Lineage { target, ancestors })
+    Ok(ancestors)
+}
+
+/// Ancestor, levels, media type, size.
+type Part = (usize, u8, String, i64);
+
+fn described(digest: &Digest, media_type: &str, size: i64) -> Result<Descriptor, Error> {
+    Ok(Descriptor {
+        media_type: media_type.to_owned(),
+        digest: *digest,
+        size: u64::try_from(size).map_err(|_| Error::Corrupt(format!("size {size}")))?,
+        urls: Vec::new(),
+        platform: None,
+        artifact_type: None,
+        annotations: None,
+    })
 }

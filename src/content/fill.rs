@@ -32,6 +32,10 @@ const SYNC_EVERY: u64 = 32 << 20;
 const RESUMES: u32 = 3;
 const HEADWAY: u64 = 8 << 20;
 const PAUSE: Duration = Duration::from_millis(100);
+/// A source may be waited for so long in all until it has brought [`PACE`]: about 8 KiB a second, below
+/// which it only holds the space that was reserved for it.
+const WINDOW: Duration = Duration::from_secs(60);
+const PACE: u64 = 512 << 10;
 
 /// The sole right to bring a blob that the store lacks. Whoever asks for the blob meanwhile waits for
 /// its owner; dropping it breaks them and frees the place.
@@ -166,10 +170,11 @@ impl Slot {
         let size = self.fill.size;
         let mut total_known = body.total.is_some();
         let mut stream = body.bytes;
+        let mut pace = Pace::new(self.window());
         let (mut received, mut resumes, mut resumed_at) = (0, 0, 0);
         // A source that stated the length has nothing to say after it; another must show its end.
         while received < size || !total_known {
-            let fault = match stream.next().await {
+            let fault = match pace.next(&mut stream).await {
                 Some(Ok(chunk)) => {
                     received += chunk.len() as u64;
                     if received > size {
@@ -191,6 +196,7 @@ impl Slot {
             }
             resumed_at = received;
             stream = self.resume(&mut *source, received, &mut resumes, fault).await?;
+            pace = Pace::new(self.window());
             total_known = true;
         }
         // One more look, without waiting: an HTTP client frees its connection at the end it has seen.
@@ -258,6 +264,14 @@ impl Slot {
         Ok(writer.hasher)
     }
 
+    fn window(&self) -> Duration {
+        #[cfg(test)]
+        if let Some(window) = self.store.counters().window.get() {
+            return *window;
+        }
+        WINDOW
+    }
+
     /// Frees the place, so that the next claim starts a new generation.
     fn leave(&self) {
         self.store.leave(&self.fill);
@@ -267,6 +281,40 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         self.leave();
+    }
+}
+
+/// Whether a source brings enough. Only waiting for it counts: a slow disk is not its fault.
+struct Pace {
+    window: Duration,
+    waited: Duration,
+    brought: u64,
+}
+
+impl Pace {
+    fn new(window: Duration) -> Self {
+        Self { window, waited: Duration::ZERO, brought: 0 }
+    }
+
+    /// The next chunk; [`Fault::Unreachable`] when the window closes before enough came.
+    async fn next(
+        &mut self,
+        stream: &mut BoxStream<'static, Result<Bytes, Fault>>,
+    ) -> Option<Result<Bytes, Fault>> {
+        let from = Instant::now();
+        let left = self.window.saturating_sub(self.waited);
+        let Ok(next) = tokio::time::timeout(left, stream.next()).await else {
+            let text = format!("it sent {} bytes in {} s", self.brought, self.window.as_secs());
+            return Some(Err(Fault::Unreachable(text.into())));
+        };
+        self.waited += from.elapsed();
+        if let Some(Ok(chunk)) = &next {
+            self.brought += chunk.len() as u64;
+        }
+        if self.brought >= PACE {
+            *self = Self::new(self.window);
+        }
+        next
     }
 }
 

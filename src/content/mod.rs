@@ -51,12 +51,16 @@ use crate::oci::{Digest, Fault};
 /// What each reply holds back until the digest verifies. Blobs up to this size are waited for whole.
 const HOLD: u64 = 64 << 10;
 
+/// The largest blob that is kept is this part of the store.
+const SHARE: u64 = 4;
+
 /// Where the store lives and how large it may grow.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The folder, made when absent; it belongs to one open store at a time.
     pub path: PathBuf,
-    /// Bytes of blobs to keep at most. With 0 every blob is passed through.
+    /// Bytes of blobs to keep at most. With 0 every blob is passed through; otherwise one of more than
+    /// a quarter of it is, so that no single one drives out all others.
     pub max_size: u64,
 }
 
@@ -185,6 +189,12 @@ impl Store {
     pub fn has(&self, digest: &Digest) -> bool {
         let ledger = self.ledger();
         ledger.entry(digest).is_some() || fs::symlink_metadata(self.0.folder.blob(digest)).is_ok()
+    }
+
+    /// The length in bytes of the blob as it was verified; none when it is not kept, or has to be
+    /// verified anew.
+    pub fn size(&self, digest: &Digest) -> Option<u64> {
+        self.ledger().entry(digest).filter(|entry| entry.stamp.is_some()).map(|entry| entry.size)
     }
 
     /// Deletes the blob; true if there was one. Who reads it may finish. A fill under way goes on.
@@ -349,7 +359,7 @@ impl Store {
 
     fn reserve(&self, size: u64) -> Option<Weight> {
         let Inner { max_size, loose, .. } = &*self.0;
-        if size > *max_size || *max_size == 0 {
+        if size > *max_size / SHARE || *max_size == 0 {
             return None;
         }
         let mut ledger = self.ledger();

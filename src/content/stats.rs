@@ -44,6 +44,9 @@ pub(super) struct Counters {
     /// The fault that tests inject: no byte of a blob can be written at or beyond this offset.
     #[cfg(test)]
     pub(super) disk_ends_at: AtomicU64,
+    /// How long tests wait for a source that brings too little.
+    #[cfg(test)]
+    pub(super) window: std::sync::OnceLock<std::time::Duration>,
 }
 
 impl Default for Counters {
@@ -59,6 +62,8 @@ impl Default for Counters {
             uncachable: AtomicBool::new(false),
             #[cfg(test)]
             disk_ends_at: AtomicU64::new(u64::MAX),
+            #[cfg(test)]
+            window: std::sync::OnceLock::new(),
         }
     }
 }

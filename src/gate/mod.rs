@@ -282,8 +282,7 @@ impl Gate {
     /// What leads to a digest as far as is known here: where any digest is allowed nobody asked, yet
     /// the children of an index are on record with it, as one pull.
     async fn ancestors(&self, name: &Name, digest: &Digest) -> Vec<Digest> {
-        let lineage = self.0.catalog.lineage(name, digest).await;
-        let ancestors = lineage.map(|lineage| lineage.ancestors).unwrap_or_default();
+        let ancestors = self.0.catalog.lineage(name, digest).await.unwrap_or_default();
         ancestors.into_iter().map(|ancestor| ancestor.digest).filter(|ancestor| ancestor != digest).collect()
     }
 

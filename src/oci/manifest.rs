@@ -44,6 +44,13 @@ pub struct Descriptor {
     pub annotations: Option<BTreeMap<String, String>>,
 }
 
+impl Descriptor {
+    /// Whether it points to an index, by its own word.
+    pub fn is_index(&self) -> bool {
+        is_index_type(&self.media_type)
+    }
+}
+
 /// Where an image runs (image-spec, image-index.md).
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Platform {

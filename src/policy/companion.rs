@@ -1,6 +1,6 @@
 //! Companions: signatures, attestations and other small things that belong to an image.
 
-use crate::oci::{Algorithm, Descriptor, Digest, Kind, Manifest, Tag};
+use crate::oci::{Algorithm, Descriptor, Digest, Kind, Manifest, Role, Tag};
 
 /// The most subject edges between an admitted digest and its companion.
 pub(super) const LEVELS_MAX: u8 = 2;
@@ -49,8 +49,48 @@ pub(super) fn excess(manifest: &Manifest) -> Option<String> {
     if let Some((_, layer)) = manifest.edges.iter().find(|(_, edge)| is_layer(&edge.media_type)) {
         return Some(format!("it holds an image layer ({})", layer.digest));
     }
+    if let Some((_, layer)) = unpackable(manifest) {
+        return Some(format!(
+            "it is an image by its config, and its layer {} ({}) is no text",
+            layer.digest, layer.media_type
+        ));
+    }
     let child = manifest.children().find(|child| has_platform(child))?;
     Some(format!("it holds an image for a platform ({})", child.digest))
+}
+
+/// A layer that docker and podman would unpack whatever its media type: both go by the config's alone.
+/// Signatures and attestations have an image's config as well, and layers of text.
+fn unpackable(manifest: &Manifest) -> Option<&(Role, Descriptor)> {
+    let mut edges = manifest.edges.iter();
+    edges.find(|(role, edge)| *role == Role::Config && is_image_config(&edge.media_type))?;
+    manifest.edges.iter().find(|(role, edge)| *role == Role::Layer && !is_text(&edge.media_type))
+}
+
+/// What docker takes for the config of an image; podman takes fewer.
+fn is_image_config(media_type: &str) -> bool {
+    const TYPES: [&str; 6] = [
+        "",
+        "application/octet-stream",
+        "application/vnd.docker.container.image.v1+json",
+        "application/vnd.oci.image.config.v1+json",
+        "text/html",
+        "text/plain",
+    ];
+    TYPES.contains(&bare(media_type).as_str())
+}
+
+fn is_text(media_type: &str) -> bool {
+    let media_type = bare(media_type);
+    media_type == "application/json"
+        || media_type.starts_with("text/")
+        || media_type.ends_with("+json")
+        || media_type.ends_with("+xml")
+}
+
+/// Lower case, without parameters.
+fn bare(media_type: &str) -> String {
+    media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
 /// Whether a blob is small enough and of no type that a runtime would unpack.

@@ -1,10 +1,15 @@
 //! What a manifest must be like, whoever asks for it.
 
-use super::{Code, Reason};
+use super::{Code, Image, Reason};
 use crate::oci::{Kind, Manifest};
 
 /// The most manifests an index may list.
 pub const CHILDREN_MAX: usize = 1000;
+
+/// The most indexes that may lie below one another.
+pub(super) const DEPTH_MAX: u8 = 2;
+/// The most indexes that an index may list: each has to be read before it is judged.
+pub const NESTED_MAX: usize = 16;
 
 /// One content check that ran.
 pub(super) struct Finding {
@@ -15,8 +20,9 @@ pub(super) struct Finding {
 }
 
 /// Runs the content checks of this version.
-pub(super) fn judge(manifest: &Manifest) -> impl Iterator<Item = Finding> {
-    [Some(media(manifest)), (manifest.kind == Kind::Index).then(|| index(manifest))].into_iter().flatten()
+pub(super) fn judge(image: &Image) -> impl Iterator<Item = Finding> {
+    let manifest = &image.manifest;
+    [Some(media(manifest)), (manifest.kind == Kind::Index).then(|| index(image))].into_iter().flatten()
 }
 
 fn media(manifest: &Manifest) -> Finding {
@@ -47,19 +53,25 @@ fn media(manifest: &Manifest) -> Finding {
     Finding { id: "media", observed, expected: "not schema 1, no descriptors with urls", refusal }
 }
 
-fn index(manifest: &Manifest) -> Finding {
-    let children = manifest.children().count();
-    let refusal = (children > CHILDREN_MAX).then(|| {
-        Reason::new(
-            Code::IndexTooLarge,
-            format!("its index lists {children} manifests; at most {CHILDREN_MAX} are accepted"),
-            Some("name the manifest of your platform by digest".to_owned()),
-        )
+fn index(image: &Image) -> Finding {
+    let children = image.manifest.children().count();
+    let nested = image.manifest.children().filter(|child| child.is_index()).count();
+    let excess = if children > CHILDREN_MAX {
+        Some(format!("its index lists {children} manifests; at most {CHILDREN_MAX} are accepted"))
+    } else if nested > NESTED_MAX {
+        Some(format!("its index lists {nested} other indexes; at most {NESTED_MAX} are accepted"))
+    } else if image.depth > DEPTH_MAX {
+        Some("its index lists indexes of indexes; an index of indexes of manifests is accepted".to_owned())
+    } else {
+        None
+    };
+    let refusal = excess.map(|excess| {
+        let remedy = "name the manifest of your platform by digest".to_owned();
+        Reason::new(Code::IndexTooLarge, excess, Some(remedy))
     });
-    Finding {
-        id: "index",
-        observed: format!("{children} manifests"),
-        expected: "at most 1000 manifests",
-        refusal,
-    }
+    let observed = match nested {
+        0 => format!("{children} manifests"),
+        _ => format!("{children} manifests, {nested} of them indexes, {} deep", image.depth),
+    };
+    Finding { id: "index", observed, expected: "at most 1000 manifests, 16 indexes, 2 deep", refusal }
 }

@@ -245,7 +245,7 @@ impl<'a> Judge<'a> {
 
     fn content(&mut self, image: &Image) -> Result<(), Stop> {
         let source = self.source;
-        for finding in content::judge(&image.manifest) {
+        for finding in content::judge(image) {
             self.check(finding.id, finding.refusal.is_none(), finding.observed, finding.expected, &source.at);
             if let Some(reason) = finding.refusal {
                 self.fail(reason);

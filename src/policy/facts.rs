@@ -46,9 +46,9 @@ pub struct TagFact {
 /// The manifests of this repository that lead to a digest.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Roots {
-    /// The descriptor the digest has in a manifest that contains it (size, media type); `None` when
-    /// nothing in this repository contains it.
-    pub target: Option<Descriptor>,
+    /// The length in bytes of the content, where descriptors disagree about it and it is known
+    /// otherwise: from the verified blob, else by the word of the upstream.
+    pub size: Option<u64>,
     /// The digest itself, where this repository came by it as a manifest, and every manifest above
     /// it, nearest first.
     pub roots: Vec<Root>,
@@ -64,6 +64,10 @@ pub struct Root {
     /// How many subject edges (referrer, `sha256-…` tag) lie between it and the asked digest:
     /// 0 means its own closure, more means a companion.
     pub levels: u8,
+    /// How the manifests that contain the asked digest describe it, as far as this root leads to
+    /// them, with the subject edges on that way. Whoever can push a manifest can describe content
+    /// falsely in it: what a root permits goes by its own words, not by another's.
+    pub parts: Vec<(u8, Descriptor)>,
 }
 
 /// A manifest, and in time what its config says.
@@ -71,6 +75,9 @@ pub struct Root {
 pub struct Image {
     /// The manifest.
     pub manifest: Arc<Manifest>,
+    /// How many indexes lie below one another, itself included: 0 for no index, 1 for one of manifests
+    /// only, 3 for three or more.
+    pub depth: u8,
 }
 
 /// A fact that a decision lacks. Only `policy` makes one, and fetching anything takes one: so

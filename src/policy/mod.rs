@@ -21,7 +21,7 @@ mod tests;
 
 pub use code::{Code, Verdict};
 pub use compiled::{Policy, Source};
-pub use content::CHILDREN_MAX;
+pub use content::{CHILDREN_MAX, NESTED_MAX};
 pub use decision::{Check, Decision, Outcome, Permit, Reason, Refusal, Target, Trace};
 pub use facts::{Facts, Fresh, Image, Known, Lack, Need, Root, Roots, TagFact};
 pub use offline::{Offline, TestResult};

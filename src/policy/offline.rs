@@ -118,9 +118,9 @@ fn supply(facts: &mut Facts, lack: &Lack, given: &Given) -> bool {
             facts.tag = Known::Is(Arc::new(fact));
         }
         Lack::Roots(digest) => {
-            let root = Root { digest: *digest, tags: given.tags.clone(), levels: 0 };
+            let root = Root { digest: *digest, tags: given.tags.clone(), levels: 0, parts: Vec::new() };
             let roots = if given.tags.is_empty() { Vec::new() } else { vec![root] };
-            facts.roots = Known::Is(Arc::new(Roots { target: None, roots }));
+            facts.roots = Known::Is(Arc::new(Roots { size: None, roots }));
         }
         Lack::Listed(_) => facts.listed = Known::Is(Arc::new(())),
         Lack::Image(_) | Lack::Possession { .. } | Lack::Tag { .. } => return false,

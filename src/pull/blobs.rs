@@ -4,7 +4,7 @@
 use super::{Puller, Sighting};
 use crate::content::{Blob, Claim, Source, SourceBody};
 use crate::oci::{Digest, Fault, Name};
-use crate::policy::{Permit, Target};
+use crate::policy::{Permit, Roots, Target};
 use crate::upstream::Presence;
 
 /// Where the bytes of a reply came from.
@@ -32,13 +32,11 @@ impl Puller {
             return Err(Fault::Invalid("this permit is for no blob".into()));
         };
         let name = permit.name();
-        let fetched = match self.0.store.claim(&digest, size) {
-            Claim::Here(blob) => Fetched { blob, cache: Cache::Hit },
-            Claim::Coming(coming) => Fetched { blob: coming.opened().await?, cache: Cache::Hit },
-            Claim::Vacant(slot) => {
-                let coming = slot.fill(UpstreamBlob { puller: self.clone(), name: name.clone(), digest });
-                self.watch_for_forgery(name, digest, coming.clone());
-                Fetched { blob: coming.opened().await?, cache: Cache::Miss }
+        let fetched = match self.fetch_blob(name, digest, size).await {
+            Ok(fetched) => fetched,
+            Err(fault) => {
+                self.doubt(name, &digest, &fault).await;
+                return Err(fault);
             }
         };
         if self.possesses(name, &digest).await? {
@@ -47,6 +45,40 @@ impl Puller {
         // It was not in the store when it was permitted; from now on this is a question of possession.
         self.0.catalog.touch(name);
         Err(Fault::Absent(format!("{name}@{digest}: its upstream does not have it").into()))
+    }
+
+    async fn fetch_blob(&self, name: &Name, digest: Digest, size: u64) -> Result<Fetched, Fault> {
+        Ok(match self.0.store.claim(&digest, size) {
+            Claim::Here(blob) => Fetched { blob, cache: Cache::Hit },
+            Claim::Coming(coming) => Fetched { blob: coming.opened().await?, cache: Cache::Hit },
+            Claim::Vacant(slot) => {
+                let coming = slot.fill(UpstreamBlob { puller: self.clone(), name: name.clone(), digest });
+                self.watch_for_forgery(name, digest, coming.clone());
+                Fetched { blob: coming.opened().await?, cache: Cache::Miss }
+            }
+        })
+    }
+
+    /// Where manifests disagree about a blob and the descriptor it was permitted by proved wrong, the
+    /// next ask is decided anew: its length may be known by then.
+    async fn doubt(&self, name: &Name, digest: &Digest, fault: &Fault) {
+        if matches!(fault, Fault::Invalid(_))
+            && self.roots(name, digest).await.is_ok_and(|roots| is_disputed(&roots))
+        {
+            self.0.catalog.touch(name);
+        }
+    }
+
+    /// How long a blob is whatever its descriptors say: as it was verified, else by the word of its
+    /// repository's upstream. `None` where neither can tell.
+    pub(super) async fn blob_size(&self, name: &Name, digest: &Digest) -> Option<u64> {
+        if let Some(size) = self.0.store.size(digest) {
+            return Some(size);
+        }
+        match self.0.upstreams.has_blob(name, digest).await {
+            Ok(Presence::Present { size }) => size,
+            Ok(Presence::Absent) | Err(_) => None,
+        }
     }
 
     /// Whether the repository came by the blob, or will by fetching it now: what is not in the store
@@ -84,6 +116,12 @@ impl Puller {
             }
         });
     }
+}
+
+/// Whether manifests of a repository disagree about how long a blob is.
+pub(super) fn is_disputed(roots: &Roots) -> bool {
+    let mut sizes = roots.roots.iter().flat_map(|root| &root.parts).map(|(_, part)| part.size);
+    sizes.next().is_some_and(|first| sizes.any(|size| size != first))
 }
 
 /// A blob as its repository's upstream has it.

@@ -6,6 +6,7 @@
 mod asked;
 mod blobs;
 mod flight;
+mod roots;
 mod tags;
 mod tasks;
 
@@ -18,9 +19,9 @@ use tokio::sync::mpsc;
 use crate::catalog::{Catalog, Moved};
 use crate::clock::Clock;
 use crate::content::Store;
-use crate::oci::{Ask, Descriptor, Digest, Fault, Manifest, Name, Registry, Tag, What};
-use crate::policy::{Facts, Image, Known, Lack, Need, Permit, Root, Roots, Target};
-use crate::upstream::{Presence, Upstreams};
+use crate::oci::{Ask, Descriptor, Digest, Fault, Kind, Manifest, Name, Registry, Tag, What};
+use crate::policy::{Facts, Image, Known, Lack, NESTED_MAX, Need, Permit, Target};
+use crate::upstream::Upstreams;
 
 use asked::Asked;
 use flight::Flights;
@@ -67,8 +68,8 @@ pub enum Sighting {
 /// A list, and when the upstream gave it.
 type Held<T> = (jiff::Timestamp, Arc<T>);
 
-/// How many children of indexes are fetched to find out which of them contains a blob.
-const EXPAND_MAX: usize = 64;
+/// How many bytes of tag lists, and of lists of referrers, are kept in memory.
+const HOT_LISTS: u64 = 64 << 20;
 /// How many sightings may wait to be recorded; drifts beyond that are found in the catalog again.
 const SIGHTINGS: usize = 1024;
 
@@ -90,8 +91,10 @@ struct Inner {
     resolutions: Flights<(Name, Tag), Option<Digest>>,
     lists: Flights<Name, Arc<Vec<Tag>>>,
     referrals: Flights<(Name, Digest), Arc<Vec<Descriptor>>>,
-    /// Children that could not be fetched to look inside, so that each is tried once in a while only.
-    barren: Memory<(Name, Digest), ()>,
+    expansions: Flights<Name, ()>,
+    /// When looking into the manifests of a repository last found nothing, and what was left to look
+    /// into, as a hash.
+    resting: Memory<Name, (jiff::Timestamp, u64)>,
     /// Lists as last fetched, with when.
     listed: Memory<Name, Held<Vec<Tag>>>,
     referred: Memory<(Name, Digest), Held<Vec<Descriptor>>>,
@@ -126,10 +129,14 @@ impl Puller {
             resolutions: Flights::on(&tasks),
             lists: Flights::on(&tasks),
             referrals: Flights::on(&tasks),
+            expansions: Flights::on(&tasks),
+            resting: Memory::new(10_000),
             tasks,
-            barren: Memory::builder().max_capacity(10_000).time_to_live(Duration::from_secs(60)).build(),
-            listed: Memory::new(1_000),
-            referred: Memory::new(10_000),
+            listed: Memory::builder().max_capacity(HOT_LISTS).weigher(|_, held| weigh_tags(held)).build(),
+            referred: Memory::builder()
+                .max_capacity(HOT_LISTS)
+                .weigher(|_, held| weigh_referrers(held))
+                .build(),
             forged: Memory::builder().max_capacity(10_000).time_to_live(Duration::from_secs(600)).build(),
             swept: Memory::new(10_000),
             refreshed: Memory::new(100_000),
@@ -150,9 +157,7 @@ impl Puller {
         let name = need.name();
         match need.lack() {
             Lack::Image(digest) => {
-                facts.image = known(
-                    self.image(name, digest).await.map(|stored| Image { manifest: stored.manifest.clone() }),
-                );
+                facts.image = known(self.judged(name, digest).await);
             }
             Lack::Listed(tags) => {
                 facts.listed = known(self.sweep(name, tags).await);
@@ -163,7 +168,7 @@ impl Puller {
             }
             // Only a blob may lie in a manifest that was never read; a refused digest asks nobody.
             Lack::Roots(digest) if matches!(ask.what, What::Blob(_)) => {
-                facts.roots = known(self.expanded_roots(name, digest).await);
+                facts.roots = known(self.blob_roots(name, digest).await);
             }
             Lack::Roots(digest) => facts.roots = known(self.roots(name, digest).await),
             Lack::Tag { tag, fresh } => facts.tag = known(self.tag(name, tag, *fresh).await),
@@ -193,6 +198,35 @@ impl Puller {
         inner.images.join(key.clone(), async move { puller.fetch_image(key.0, key.1).await }).await
     }
 
+    /// A manifest with what it takes to judge it.
+    async fn judged(&self, name: &Name, digest: &Digest) -> Result<Image, Fault> {
+        let manifest = self.image(name, digest).await?.manifest.clone();
+        let depth = self.depth(name, &manifest).await?;
+        Ok(Image { manifest, depth })
+    }
+
+    /// How many indexes lie below one another; the third is not looked into. An index that the upstream
+    /// does not have leads nowhere.
+    async fn depth(&self, name: &Name, manifest: &Manifest) -> Result<u8, Fault> {
+        if manifest.kind != Kind::Index {
+            return Ok(0);
+        }
+        let nested: Vec<&Descriptor> = manifest.children().filter(|child| child.is_index()).collect();
+        if nested.is_empty() {
+            return Ok(1);
+        }
+        // More of them are refused by their number.
+        for child in nested.into_iter().take(NESTED_MAX) {
+            match self.image(name, &child.digest).await {
+                Ok(child) if child.manifest.children().any(Descriptor::is_index) => return Ok(3),
+                Ok(_) => {}
+                Err(fault) if fault.is_transient() => return Err(fault),
+                Err(_) => {}
+            }
+        }
+        Ok(2)
+    }
+
     async fn fetch_image(&self, name: Name, digest: Digest) -> Result<Arc<Stored>, Fault> {
         let inner = &self.0;
         if let Some(stored) = inner.catalog.manifest(&digest).await? {
@@ -213,43 +247,6 @@ impl Puller {
                 Err(fault)
             }
         }
-    }
-
-    /// What is known to lead to a digest. Asks nobody.
-    async fn roots(&self, name: &Name, digest: &Digest) -> Result<Roots, Fault> {
-        let lineage = self.0.catalog.lineage(name, digest).await?;
-        let roots = lineage
-            .ancestors
-            .into_iter()
-            .map(|ancestor| Root { digest: ancestor.digest, tags: ancestor.tags, levels: ancestor.levels })
-            .collect();
-        Ok(Roots { target: lineage.target, roots })
-    }
-
-    /// What leads to a blob; when nothing is known to, the indexes of the repository are looked into.
-    async fn expanded_roots(&self, name: &Name, digest: &Digest) -> Result<Roots, Fault> {
-        let inner = &self.0;
-        let roots = self.roots(name, digest).await?;
-        if roots.target.is_some() || !roots.roots.is_empty() {
-            return Ok(roots);
-        }
-        let children = inner.catalog.unexpanded(name, EXPAND_MAX).await?;
-        // A HEAD costs nothing of an upstream's rate limit; the manifests below do.
-        if children.is_empty() || inner.upstreams.has_blob(name, digest).await? == Presence::Absent {
-            return Ok(roots);
-        }
-        for child in children {
-            let key = (name.clone(), child);
-            if inner.barren.contains_key(&key) {
-                continue;
-            }
-            match self.image(name, &child).await {
-                Ok(stored) if stored.manifest.edges.iter().any(|(_, edge)| edge.digest == *digest) => break,
-                Ok(_) => {}
-                Err(_) => inner.barren.insert(key, ()),
-            }
-        }
-        self.roots(name, digest).await
     }
 
     /// Resolves the literal tags of a source upstream and reads what they lead to, each at most once
@@ -298,6 +295,27 @@ impl Puller {
             );
         }
     }
+}
+
+/// About what a tag list holds in memory.
+fn weigh_tags((_, tags): &Held<Vec<Tag>>) -> u32 {
+    let bytes = tags.iter().map(|tag| tag.as_str().len() + 48).sum::<usize>();
+    u32::try_from(bytes + 1024).unwrap_or(u32::MAX)
+}
+
+/// About what a list of referrers holds in memory.
+fn weigh_referrers((_, referrers): &Held<Vec<Descriptor>>) -> u32 {
+    let texts = |referrer: &Descriptor| {
+        let Descriptor { media_type, digest: _, size: _, urls, platform: _, artifact_type, annotations } =
+            referrer;
+        let annotations = annotations.iter().flatten().map(|(key, value)| key.len() + value.len() + 128);
+        media_type.len()
+            + artifact_type.as_ref().map_or(0, String::len)
+            + urls.iter().map(|url| url.len() + 48).sum::<usize>()
+            + annotations.sum::<usize>()
+    };
+    let bytes = referrers.iter().map(|referrer| texts(referrer) + 1024).sum::<usize>();
+    u32::try_from(bytes + 1024).unwrap_or(u32::MAX)
 }
 
 fn known<T>(outcome: Result<T, Fault>) -> Known<T> {

@@ -38,7 +38,13 @@ impl Puller {
                 Err(Fault::Absent(format!("{name}:{tag}").into()))
             }
             Ok(current) => Ok(fact(current, false)),
-            Err(fault @ (Fault::Denied(_) | Fault::Throttled { .. } | Fault::Unreachable(_))) => {
+            // A catalog that cannot note the answer goes on with the last one it could.
+            Err(
+                fault @ (Fault::Denied(_)
+                | Fault::Storage(_)
+                | Fault::Throttled { .. }
+                | Fault::Unreachable(_)),
+            ) => {
                 let usable = row.as_ref().filter(|row| row.current.is_some() || row.locked.is_some());
                 match usable {
                     Some(row) if self.still_usable(age.unwrap_or_default()) => Ok(fact(row.current, true)),
@@ -103,9 +109,8 @@ impl Puller {
         let (puller, name) = (self.clone(), permit.name().clone());
         let work = async move {
             let referrers = Arc::new(puller.0.upstreams.referrers(&name, &subject).await?);
-            for referrer in referrers.iter() {
-                puller.0.catalog.keep_companion(&name, &referrer.digest, &subject).await?;
-            }
+            let digests = referrers.iter().map(|referrer| &referrer.digest);
+            puller.0.catalog.keep_companions(&name, digests, &subject).await?;
             puller.0.referred.insert((name, subject), (puller.0.clock.now(), referrers.clone()));
             Ok(referrers)
         };

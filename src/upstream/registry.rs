@@ -1,5 +1,7 @@
 //! The distribution spec's questions, put to one endpoint.
 
+use std::fmt;
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -11,6 +13,8 @@ use reqwest::Method;
 use reqwest::header::{
     ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, LINK, RANGE,
 };
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 use tokio::time::Instant;
 use url::Url;
 
@@ -29,6 +33,8 @@ const NO_REFERRERS: &[u16] = &[400, 405, 406, 501];
 const PAGE: &str = "1000";
 const PAGES_MAX: usize = 1000;
 const PAGE_MAX: usize = 8 << 20;
+/// All pages of one list together.
+const LIST_MAX: usize = 32 << 20;
 const TAGS_MAX: usize = 100_000;
 const REFERRERS_MAX: usize = 10_000;
 const LIST_TIMEOUT: Duration = Duration::from_secs(120);
@@ -164,12 +170,12 @@ impl Endpoint {
         #[derive(serde::Deserialize)]
         struct List {
             #[serde(default)]
-            tags: Option<Vec<String>>,
+            tags: Option<Entries<String, { TAGS_MAX + 1 }>>,
         }
         let mut tags: Vec<Tag> = Vec::new();
         let read = |body: &[u8]| {
             let list: List = serde_json::from_slice(body).ok()?;
-            let found = list.tags.unwrap_or_default();
+            let found = list.tags.map(|entries| entries.0).unwrap_or_default();
             // What is no tag by the spec could not be asked for either.
             tags.extend(found.iter().filter_map(|text| text.parse::<Tag>().ok()));
             Some(tags.len() <= TAGS_MAX)
@@ -185,11 +191,15 @@ impl Endpoint {
     async fn pages(&self, mut call: Call, mut read: impl FnMut(&[u8]) -> Option<bool>) -> Result<(), Fault> {
         let what = call.what.clone();
         let invalid = |problem: &str| Fault::Invalid(format!("{}: {what} {problem}", self.registry()).into());
+        let mut left = LIST_MAX;
         let walk = async {
             for _ in 0..PAGES_MAX {
                 let reply = self.call(&call).await?;
                 let next = next_page(&call.url, reply.response.headers());
                 let body = self.read(reply, PAGE_MAX).await?;
+                left = left
+                    .checked_sub(body.len())
+                    .ok_or_else(|| invalid("is longer than the gateway reads"))?;
                 match read(&body) {
                     None => return Err(invalid("is no readable list")),
                     Some(false) => return Err(invalid("is longer than the gateway reads")),
@@ -293,10 +303,42 @@ fn next_page(from: &Url, headers: &HeaderMap) -> Option<Result<Url, ()>> {
 fn read_index(body: &[u8]) -> Option<Vec<Descriptor>> {
     #[derive(serde::Deserialize)]
     struct Index {
-        manifests: Option<Vec<serde_json::Value>>,
+        manifests: Option<Entries<Descriptor, { REFERRERS_MAX + 1 }>>,
     }
     let index: Index = serde_json::from_slice(body).ok()?;
-    Some(index.manifests?.into_iter().filter_map(|entry| serde_json::from_value(entry).ok()).collect())
+    Some(index.manifests?.0)
+}
+
+/// The entries of a list that can be read, at most `MAX`: what holds a million empty ones is not
+/// turned into a million values first.
+struct Entries<T, const MAX: usize>(Vec<T>);
+
+impl<'de, T: DeserializeOwned, const MAX: usize> Deserialize<'de> for Entries<T, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visit<T, const MAX: usize>(PhantomData<T>);
+
+        impl<'de, T: DeserializeOwned, const MAX: usize> Visitor<'de> for Visit<T, MAX> {
+            type Value = Entries<T, MAX>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(raw) = list.next_element::<&RawValue>()? {
+                    if entries.len() < MAX
+                        && let Ok(entry) = serde_json::from_str(raw.get())
+                    {
+                        entries.push(entry);
+                    }
+                }
+                Ok(Entries(entries))
+            }
+        }
+
+        deserializer.deserialize_seq(Visit(PhantomData))
+    }
 }
 
 /// A body that knows how long it must be: neither cut nor overlong ones end as if they were whole.

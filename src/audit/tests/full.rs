@@ -1,3 +1,5 @@
+use std::process::Command;
+
 use super::*;
 use sqlx::Connection as _;
 
@@ -128,11 +130,42 @@ async fn a_folder_that_is_not_there_and_a_quota_that_cannot_work_are_said_clearl
     assert!(nothing.contains("no audit log") && nothing.contains("serve"), "{nothing}");
 }
 
-/// `PULLGATE_TEST_SMALL_DISK` names a folder on a file system of a few MiB, such as a tmpfs.
+/// A file system of a few MiB; it goes with the value.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    /// `Err`: what stands in the way, as for everybody but root.
+    fn mount() -> Result<Self, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"])
+            .arg(folder.path())
+            .output()
+            .map_err(|error| error.to_string())?;
+        if mounted.status.success() {
+            Ok(Self(folder))
+        } else {
+            Err(String::from_utf8_lossy(&mounted.stderr).trim().to_owned())
+        }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
+    }
+}
+
 #[tokio::test]
 async fn a_disk_that_is_really_full_is_survived_like_a_quota() {
-    let Some(disk) = std::env::var_os("PULLGATE_TEST_SMALL_DISK") else { return };
-    let folder = tempfile::tempdir_in(disk).unwrap();
+    let disk = match SmallDisk::mount() {
+        Ok(disk) => disk,
+        Err(reason) => {
+            println!("skipped: a small file system cannot be mounted here: {reason}");
+            return;
+        }
+    };
+    let folder = tempfile::tempdir_in(disk.0.path()).unwrap();
     let clock = Clock::manual("2026-11-01T10:00:00Z".parse().unwrap());
     let log = Log::open(settings(folder.path()), clock.clone()).await.unwrap();
     let fixture = Fixture { folder, clock, log };

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::reload::{Reloading, Status, Watched};
 use crate::audit::{self, Log};
-use crate::catalog::Catalog;
+use crate::catalog::{self, Catalog};
 use crate::cli::Failure;
 use crate::clock::Clock;
 use crate::content::{self, Store};
@@ -148,7 +148,8 @@ impl Running {
         let folder = &settings.storage.path;
         let storage = content::Settings { path: folder.join("content"), max_size: settings.storage.max_size };
         let store = Store::open(storage).map_err(StartError::internal)?;
-        let catalog = Catalog::open(folder, clock.clone()).await.map_err(StartError::internal)?;
+        let quota = catalog::quota(settings.storage.max_size);
+        let catalog = Catalog::open(folder, quota, clock.clone()).await.map_err(StartError::internal)?;
         let log = Log::open(audit_settings(settings), clock.clone()).await.map_err(StartError::internal)?;
         let upstreams =
             Upstreams::new(upstream_settings(settings, resolver, proxy_from_environment), clock.clone())

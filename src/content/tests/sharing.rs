@@ -56,7 +56,7 @@ async fn twenty_readers_of_one_cold_blob_cause_one_fetch() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_many_who_claim_at_once_exactly_one_gets_the_slot() {
-    let (store, _folder) = store(MIB);
+    let (store, _folder) = store(8 * MIB);
     let (digest, _) = content(2, KIB);
     let barrier = Arc::new(std::sync::Barrier::new(16));
     let threads: Vec<_> = (0..16)
@@ -75,7 +75,7 @@ async fn of_many_who_claim_at_once_exactly_one_gets_the_slot() {
 
 #[tokio::test]
 async fn a_fill_goes_on_when_everybody_has_hung_up() {
-    let (store, _folder) = store(MIB);
+    let (store, _folder) = store(8 * MIB);
     let (digest, bytes) = content(3, 200 * KIB);
     let (feed, body) = piped(200 * KIB);
     drop(vacant(&store, &digest, 200 * KIB).fill(once(body).0));
@@ -98,7 +98,7 @@ async fn bytes_are_readable_long_before_the_blob_is_whole() {
 
 #[tokio::test]
 async fn a_small_blob_is_opened_only_once_it_is_verified() {
-    let (store, _folder) = store(MIB);
+    let (store, _folder) = store(8 * MIB);
     let (digest, bytes) = content(5, 64 * KIB);
     let (feed, body) = piped(64 * KIB);
     let coming = vacant(&store, &digest, 64 * KIB).fill(once(body).0);
@@ -115,7 +115,7 @@ async fn a_small_blob_is_opened_only_once_it_is_verified() {
 
 #[tokio::test]
 async fn the_empty_blob_comes_and_is_kept_like_any_other() {
-    let (store, _folder) = store(MIB);
+    let (store, _folder) = store(8 * MIB);
     let (digest, bytes) = content(6, 0);
     bring(&store, &digest, &bytes).await;
     let body = here(&store, &digest, 0).body(None);
@@ -125,7 +125,7 @@ async fn the_empty_blob_comes_and_is_kept_like_any_other() {
 
 #[tokio::test]
 async fn a_blob_asked_for_by_sha512_is_verified_by_sha512() {
-    let (store, _folder) = store(MIB);
+    let (store, _folder) = store(8 * MIB);
     let (_, bytes) = content(7, 100 * KIB);
     let digest = Digest::of(crate::oci::Algorithm::Sha512, &bytes);
     bring(&store, &digest, &bytes).await;
@@ -134,7 +134,7 @@ async fn a_blob_asked_for_by_sha512_is_verified_by_sha512() {
 
 #[tokio::test]
 async fn a_source_that_states_no_length_is_read_to_its_end() {
-    let (store, _folder) = store(MIB);
+    let (store, _folder) = store(8 * MIB);
     let (digest, bytes) = content(8, 100 * KIB);
     let body = SourceBody { start: 0, total: None, bytes: chunks(&bytes, None) };
     let coming = vacant(&store, &digest, 100 * KIB).fill(once(body).0);
@@ -143,7 +143,7 @@ async fn a_source_that_states_no_length_is_read_to_its_end() {
 
 #[tokio::test]
 async fn five_hundred_stalled_readers_hold_less_than_fifty_mib() {
-    let (store, _folder) = store(8 * MIB);
+    let (store, _folder) = store(64 * MIB);
     let (digest, bytes) = content(9, 4 * MIB);
     bring(&store, &digest, &bytes).await;
     let mut stalled = Vec::new();
@@ -162,7 +162,7 @@ async fn five_hundred_stalled_readers_hold_less_than_fifty_mib() {
 
 #[tokio::test]
 async fn a_reader_uses_one_buffer_again_and_again() {
-    let (store, _folder) = store(8 * MIB);
+    let (store, _folder) = store(64 * MIB);
     let (digest, bytes) = content(10, 4 * MIB);
     bring(&store, &digest, &bytes).await;
     let mut body = here(&store, &digest, 4 * MIB).body(None);
@@ -178,7 +178,7 @@ async fn a_reader_uses_one_buffer_again_and_again() {
 
 #[tokio::test]
 async fn bytes_that_are_not_in_memory_are_read_from_disk() {
-    let (store, folder) = store(8 * MIB);
+    let (store, folder) = store(64 * MIB);
     let (digest, bytes) = content(11, 4 * MIB);
     bring(&store, &digest, &bytes).await;
     let file = std::fs::File::open(super::faults::path(folder.path(), &digest)).unwrap();

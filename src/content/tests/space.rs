@@ -9,31 +9,34 @@ const SIZE: u64 = MIB;
 
 #[tokio::test]
 async fn the_least_recently_used_blob_makes_space_and_the_sum_stays_within_bounds() {
-    let (store, _folder) = store(3 * SIZE);
-    let blobs: Vec<_> = (0..8).map(|seed| content(seed, SIZE)).collect();
-    for (digest, bytes) in &blobs[..3] {
+    let (store, _folder) = store(4 * SIZE);
+    let blobs: Vec<_> = (0..9).map(|seed| content(seed, SIZE)).collect();
+    for (digest, bytes) in &blobs[..4] {
         bring(&store, digest, bytes).await;
     }
     drop(here(&store, &blobs[0].0, SIZE));
-    bring(&store, &blobs[3].0, &blobs[3].1).await;
-    let kept: Vec<_> = blobs.iter().take(4).map(|(digest, _)| store.has(digest)).collect();
-    assert_eq!(kept, [true, false, true, true]);
-    for (digest, bytes) in &blobs[4..] {
+    bring(&store, &blobs[4].0, &blobs[4].1).await;
+    let kept: Vec<_> = blobs.iter().take(5).map(|(digest, _)| store.has(digest)).collect();
+    assert_eq!(kept, [true, false, true, true, true]);
+    for (digest, bytes) in &blobs[5..] {
         bring(&store, digest, bytes).await;
-        assert!(store.stats().bytes <= 3 * SIZE);
+        assert!(store.stats().bytes <= 4 * SIZE);
     }
     assert_eq!(store.stats().evictions, 5);
 }
 
 #[tokio::test]
 async fn a_blob_that_is_being_read_is_not_evicted() {
-    let (store, _folder) = store(2 * SIZE);
-    let blobs: Vec<_> = (0..3).map(|seed| content(seed, SIZE)).collect();
-    bring(&store, &blobs[0].0, &blobs[0].1).await;
-    bring(&store, &blobs[1].0, &blobs[1].1).await;
+    let (store, _folder) = store(4 * SIZE);
+    let blobs: Vec<_> = (0..5).map(|seed| content(seed, SIZE)).collect();
+    for (digest, bytes) in &blobs[..4] {
+        bring(&store, digest, bytes).await;
+    }
     let body = here(&store, &blobs[0].0, SIZE).body(None);
-    drop(here(&store, &blobs[1].0, SIZE));
-    bring(&store, &blobs[2].0, &blobs[2].1).await;
+    for (digest, _) in &blobs[1..4] {
+        drop(here(&store, digest, SIZE));
+    }
+    bring(&store, &blobs[4].0, &blobs[4].1).await;
     assert!(store.has(&blobs[0].0));
     assert!(!store.has(&blobs[1].0));
     assert_eq!(read(body).await.unwrap(), blobs[0].1);
@@ -41,7 +44,7 @@ async fn a_blob_that_is_being_read_is_not_evicted() {
 
 #[tokio::test]
 async fn a_reader_finishes_a_removed_blob_which_counts_until_then() {
-    let (store, folder) = store(2 * SIZE);
+    let (store, folder) = store(4 * SIZE);
     let (digest, bytes) = content(10, SIZE);
     bring(&store, &digest, &bytes).await;
     let body = here(&store, &digest, SIZE).body(None);
@@ -56,7 +59,7 @@ async fn a_reader_finishes_a_removed_blob_which_counts_until_then() {
 
 #[tokio::test]
 async fn a_fill_reserves_its_space_before_it_flows() {
-    let (store, _folder) = store(2 * SIZE);
+    let (store, _folder) = store(8 * SIZE);
     let (digest, _) = content(11, SIZE);
     let (feed, body) = piped(SIZE);
     let coming = vacant(&store, &digest, SIZE).fill(once(body).0);
@@ -70,8 +73,58 @@ async fn a_fill_reserves_its_space_before_it_flows() {
 }
 
 #[tokio::test]
+async fn a_blob_of_more_than_a_quarter_of_the_store_is_passed_through_and_drives_nothing_out() {
+    let (store, folder) = store(4 * SIZE);
+    let (digest, bytes) = content(40, SIZE);
+    bring(&store, &digest, &bytes).await;
+    let (large, large_bytes) = content(41, SIZE + 1);
+    let blob = vacant(&store, &large, SIZE + 1).fill(honest(large_bytes.clone()).0).opened().await.unwrap();
+    assert_eq!(read(blob.body(None)).await.unwrap(), large_bytes);
+    assert!(store.has(&digest) && !store.has(&large));
+    assert_eq!((store.stats().passes, store.stats().evictions, store.stats().bytes), (1, 0, SIZE));
+    assert_eq!(std::fs::read_dir(folder.path().join("tmp")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_source_that_drips_is_given_up_and_what_was_reserved_for_it_is_free() {
+    let (store, folder) = store(64 * SIZE);
+    store.counters().window.set(std::time::Duration::from_millis(20)).unwrap();
+    let (digest, bytes) = content(42, 16 * SIZE);
+    let (feed, body) = piped(16 * SIZE);
+    let coming = vacant(&store, &digest, 16 * SIZE).fill(once(body).0);
+    let reader = coming.clone().opened().await.unwrap().body(None);
+    assert_eq!(store.stats().bytes, 16 * SIZE);
+    // A byte now and then never lets the connection look idle.
+    let drip = async {
+        for at in 0.. {
+            if feed.send(Ok(slice(&bytes, at..at + 1))).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    };
+    let (verified, ()) = tokio::join!(coming.verified(), drip);
+    assert!(matches!(verified, Err(Fault::Unreachable(_))), "{verified:?}");
+    let (_, end) = drain(reader).await;
+    assert!(end.is_err());
+    idle(&store).await;
+    assert_eq!(store.stats().bytes, 0);
+    assert_eq!(std::fs::read_dir(folder.path().join("tmp")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_source_that_brings_enough_may_take_as_long_as_it_takes() {
+    let (store, _folder) = store(64 * SIZE);
+    // No time at all, and still each piece that is there at once is enough.
+    store.counters().window.set(std::time::Duration::ZERO).unwrap();
+    let (digest, bytes) = content(43, 4 * SIZE);
+    bring(&store, &digest, &bytes).await;
+    assert!(store.has(&digest));
+}
+
+#[tokio::test]
 async fn a_wrong_length_evicts_nothing() {
-    let (store, _folder) = store(2 * SIZE);
+    let (store, _folder) = store(8 * SIZE);
     let (digest, bytes) = content(12, SIZE);
     bring(&store, &digest, &bytes).await;
     let (other, _) = content(13, SIZE);
@@ -133,11 +186,17 @@ async fn a_failed_pass_stays_failed_when_it_is_asked_again() {
 
 #[tokio::test]
 async fn space_held_by_readers_is_not_to_be_had_and_blobs_pass_until_they_go() {
-    let (store, _folder) = store(SIZE);
+    let (store, _folder) = store(4 * SIZE);
     let (held, held_bytes) = content(19, SIZE);
     let (digest, bytes) = content(20, SIZE);
     bring(&store, &held, &held_bytes).await;
     let reader = here(&store, &held, SIZE);
+    let mut others = Vec::new();
+    for seed in 30..33 {
+        let (other, bytes) = content(seed, SIZE);
+        bring(&store, &other, &bytes).await;
+        others.push(here(&store, &other, SIZE));
+    }
     let blob = vacant(&store, &digest, SIZE).fill(honest(bytes.clone()).0).opened().await.unwrap();
     assert_eq!(read(blob.body(None)).await.unwrap(), bytes);
     assert_eq!(store.stats().passes, 1);
@@ -169,8 +228,9 @@ async fn a_write_that_fails_breaks_the_fill_and_the_store_goes_on() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn in_any_turmoil_complete_replies_are_right_and_the_sum_is_what_the_disk_holds() {
     let (store, folder) = store(SIZE);
-    let blobs: Arc<Vec<_>> =
-        Arc::new([0, 1, 60, 64, 65, 90, 200, 300, 400, 500].map(|size| content(size, size * KIB)).into());
+    let blobs: Arc<Vec<_>> = Arc::new(
+        [0, 1, 60, 64, 65, 90, 200, 240, 250, 255, 256, 500].map(|size| content(size, size * KIB)).into(),
+    );
     let mut tasks = tokio::task::JoinSet::new();
     for seed in 0..8 {
         let (store, blobs) = (store.clone(), blobs.clone());

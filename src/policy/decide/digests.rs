@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Grant, Judge, Stop, short};
-use crate::oci::{Digest, Fault};
+use crate::oci::{Descriptor, Digest, Fault};
 use crate::policy::companion::{self, LEVELS_MAX};
 use crate::policy::{Code, Digests, Image, Known, Lack, Mode, Reason, Root, Roots, Target};
 
@@ -15,6 +15,38 @@ pub(super) enum Standing {
     Outside,
     /// Itself admitted, or in the closure of something that is; softened when a reason is given.
     Root(Option<Reason>),
+}
+
+impl Standing {
+    fn rank(&self) -> u8 {
+        match self {
+            Self::Root(None) => 4,
+            Self::Leaf(None) => 3,
+            Self::Root(Some(_)) => 2,
+            Self::Leaf(Some(_)) => 1,
+            Self::Outside => 0,
+        }
+    }
+}
+
+/// A descriptor of a blob, under a root that permits it.
+struct Part<'r> {
+    standing: Standing,
+    target: &'r Descriptor,
+    /// Whether a pin or a tag that passes leads to the root.
+    named: bool,
+    /// Whether nothing is known that contradicts it.
+    holds: bool,
+}
+
+impl Part<'_> {
+    fn rank(&self) -> (bool, u8, bool) {
+        (self.holds, self.standing.rank(), self.named)
+    }
+}
+
+fn holds(roots: &Roots, target: &Descriptor) -> bool {
+    roots.size.is_none_or(|size| size == target.size)
 }
 
 /// How one root is judged.
@@ -148,13 +180,6 @@ impl Judge<'_> {
     }
 
     fn best(&self, roots: &Roots, reach: u8) -> Standing {
-        let rank = |standing: &Standing| match standing {
-            Standing::Root(None) => 4,
-            Standing::Leaf(None) => 3,
-            Standing::Root(Some(_)) => 2,
-            Standing::Leaf(Some(_)) => 1,
-            Standing::Outside => 0,
-        };
         let mut best = Standing::Outside;
         for root in roots.roots.iter().filter(|root| root.levels <= reach) {
             let reason = match self.root(root) {
@@ -163,7 +188,7 @@ impl Judge<'_> {
                 Verdicts::Softened(reason) => Some(reason),
             };
             let standing = if root.levels == 0 { Standing::Root(reason) } else { Standing::Leaf(reason) };
-            if rank(&standing) > rank(&best) {
+            if standing.rank() > best.rank() {
                 best = standing;
             }
         }
@@ -173,10 +198,7 @@ impl Judge<'_> {
     /// One root by the same rules as if it had been asked for.
     fn root(&self, root: &Root) -> Verdicts {
         let source = self.source;
-        let admitted = source.digests.value == Digests::Any
-            || self.policy.pinned(self.name, &root.digest).is_some()
-            || root.tags.iter().any(|tag| self.policy.passes(source, self.name, tag));
-        if admitted {
+        if source.digests.value == Digests::Any || self.is_named(root) {
             return Verdicts::Clean;
         }
         match root.tags.first() {
@@ -187,6 +209,12 @@ impl Judge<'_> {
             }),
             _ => Verdicts::Refused,
         }
+    }
+
+    /// Whether the policy itself names what leads to this root: a pin, or a tag that passes.
+    fn is_named(&self, root: &Root) -> bool {
+        self.policy.pinned(self.name, &root.digest).is_some()
+            || root.tags.iter().any(|tag| self.policy.passes(self.source, self.name, tag))
     }
 
     pub(super) fn blob(&mut self, digest: Digest) -> Result<Grant, Stop> {
@@ -201,22 +229,23 @@ impl Judge<'_> {
             let image = self.image(digest)?;
             self.content(&image)?;
         }
-        let standing = self.best(roots, LEVELS_MAX);
-        self.sweep(&standing)?;
+        let part = self.best_part(roots);
+        let standing = part.as_ref().map_or(&Standing::Outside, |part| &part.standing);
+        self.sweep(standing)?;
         let rule = &self.source.digests;
-        let (reason, mut target) = match standing {
-            Standing::Leaf(reason) => {
-                (reason, roots.target.as_ref().filter(|target| companion::is_leaf_blob(target)))
+        // A softened digest rule admits every manifest of this repository, and so its closure.
+        let part = match part {
+            None if rule.value != Digests::Any && self.source.modes.digest != Mode::Enforce => {
+                self.softened_part(roots)
             }
-            Standing::Root(reason) => (reason, roots.target.as_ref()),
-            // A softened digest rule admits every manifest of this repository, and so its closure.
-            Standing::Outside if rule.value != Digests::Any && self.source.modes.digest != Mode::Enforce => {
-                let root = roots.roots.iter().find(|root| root.levels == 0);
-                let reason = root.map(|root| self.digest_refused(root.digest));
-                let target = roots.target.as_ref().filter(|_| reason.is_some());
-                (reason, target)
+            part => part,
+        };
+        let (reason, target) = match part {
+            None => (None, None),
+            Some(Part { standing: Standing::Leaf(reason) | Standing::Root(reason), target, .. }) => {
+                (reason, Some(target))
             }
-            Standing::Outside => (None, None),
+            Some(Part { standing: Standing::Outside, .. }) => (None, None),
         };
         let found = roots.roots.iter().find(|root| root.levels == 0);
         self.check(
@@ -226,7 +255,7 @@ impl Judge<'_> {
             "in the closure of a permitted image of this repository",
             &rule.at,
         );
-        let Some(target) = target.take() else {
+        let Some(target) = target else {
             let reason = self.outside(digest);
             self.fail(reason);
             return Err(Stop::Refuse);
@@ -250,6 +279,47 @@ impl Judge<'_> {
         }
         self.end_of_phase()?;
         Ok(Grant::of(Target::Blob { digest, size }))
+    }
+
+    /// The descriptor by which a blob is served: that of the root which permits it. Among several the
+    /// one that is known to be true, then the one that stands best, then the one a tag leads to.
+    fn best_part<'r>(&self, roots: &'r Roots) -> Option<Part<'r>> {
+        let mut best: Option<Part<'r>> = None;
+        for root in &roots.roots {
+            let reason = match self.root(root) {
+                Verdicts::Clean => None,
+                Verdicts::Refused => continue,
+                Verdicts::Softened(reason) => Some(reason),
+            };
+            let named = self.is_named(root);
+            for (levels, target) in &root.parts {
+                let standing = match levels {
+                    0 => Standing::Root(reason.clone()),
+                    1..=LEVELS_MAX if companion::is_leaf_blob(target) => Standing::Leaf(reason.clone()),
+                    _ => continue,
+                };
+                let part = Part { standing, target, named, holds: holds(roots, target) };
+                if best.as_ref().is_none_or(|best| part.rank() > best.rank()) {
+                    best = Some(part);
+                }
+            }
+        }
+        best
+    }
+
+    /// The same where every manifest of the repository counts, with a warning.
+    fn softened_part<'r>(&mut self, roots: &'r Roots) -> Option<Part<'r>> {
+        let parts = roots.roots.iter().flat_map(|root| root.parts.iter().map(move |part| (root, part)));
+        let own = parts.filter(|(_, (levels, _))| *levels == 0);
+        // The first among equals: `max_by_key` takes the last.
+        let (root, (_, target)) = own.rev().max_by_key(|(_, (_, target))| holds(roots, target))?;
+        let reason = self.digest_refused(root.digest);
+        Some(Part {
+            standing: Standing::Root(Some(reason)),
+            target,
+            named: false,
+            holds: holds(roots, target),
+        })
     }
 
     fn outside(&mut self, digest: Digest) -> Reason {

@@ -85,3 +85,30 @@ fn a_companion_has_small_blobs_and_no_layers() {
         assert_eq!(refused(&decide(&known(), ask(), &facts)), [Code::ClosureOutside]);
     }
 }
+
+#[test]
+fn a_blob_is_as_long_as_the_root_that_permits_it_says() {
+    let part = |seed: &str, tags: &[&str], parts: &[(u8, u64)]| {
+        let mut root = root(seed, tags, 0);
+        root.parts = parts.iter().map(|(levels, size)| (*levels, descriptor("blob", LAYER, *size))).collect();
+        root
+    };
+    let size = |policy: &Policy, size, roots: Vec<Root>| {
+        let roots = is(Roots { size, roots });
+        let facts = Facts { roots, listed: is(()), possession: is(true), ..Facts::default() };
+        blob(&decide(policy, ask(), &facts)).1
+    };
+    let any = policy(rules(allows(&["#.#"])));
+    let (hostile, good) = (part("bad", &[], &[(0, 5)]), part("img", &["1.0"], &[(1, 9), (0, 77)]));
+    for roots in [vec![hostile.clone(), good.clone()], vec![good.clone(), hostile]] {
+        assert_eq!(size(&known(), None, roots.clone()), 77, "the other permits nothing");
+        assert_eq!(size(&any, None, roots.clone()), 77, "a tag leads to it");
+        assert_eq!(size(&any, Some(5), roots), 5, "what is known to be true comes first");
+    }
+    let tagged = part("bad", &["2.0"], &[(0, 5)]);
+    for roots in [vec![tagged.clone(), good.clone()], vec![good, tagged]] {
+        assert_eq!(size(&any, Some(77), roots), 77);
+    }
+    let both = part("index", &["1.0"], &[(0, 5), (0, 77)]);
+    assert_eq!(size(&known(), Some(77), vec![both]), 77, "two children of one index");
+}

@@ -151,11 +151,11 @@ pub(super) fn manifest(digest: Digest, edges: Vec<(Role, Descriptor)>) -> Manife
 /// An ordinary image of one layer.
 pub(super) fn image(seed: &str) -> Known<Image> {
     let layer = edge(Role::Layer, "layer", LAYER, 50 << 20);
-    is(Image { manifest: Arc::new(manifest(digest(seed), vec![layer])) })
+    is(Image { manifest: Arc::new(manifest(digest(seed), vec![layer])), depth: 0 })
 }
 
 pub(super) fn of(manifest: Manifest) -> Known<Image> {
-    is(Image { manifest: Arc::new(manifest) })
+    is(Image { manifest: Arc::new(manifest), depth: 1 })
 }
 
 pub(super) fn fact(lock: Option<&str>, current: Option<&str>) -> Known<TagFact> {
@@ -167,11 +167,18 @@ pub(super) fn stale(lock: Option<&str>, current: Option<&str>) -> Known<TagFact>
 }
 
 pub(super) fn root(seed: &str, tags: &[&str], levels: u8) -> Root {
-    Root { digest: digest(seed), tags: tags.iter().map(|text| tag(text)).collect(), levels }
+    let tags = tags.iter().map(|text| tag(text)).collect();
+    Root { digest: digest(seed), tags, levels, parts: Vec::new() }
 }
 
-pub(super) fn roots(target: Option<Descriptor>, roots: Vec<Root>) -> Known<Roots> {
-    is(Roots { target, roots })
+/// Roots that all lead to the digest by this one descriptor.
+pub(super) fn roots(target: impl Into<Option<Descriptor>>, mut roots: Vec<Root>) -> Known<Roots> {
+    if let Some(target) = target.into() {
+        for root in &mut roots {
+            root.parts.push((root.levels, target.clone()));
+        }
+    }
+    is(Roots { size: None, roots })
 }
 
 /// The codes of a refusal, the code first among them.

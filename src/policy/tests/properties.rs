@@ -54,20 +54,27 @@ fn any_edge() -> impl Strategy<Value = (Role, Descriptor)> {
 }
 
 fn any_facts() -> impl Strategy<Value = Facts> {
-    let image = (any_digest(), prop::collection::vec(any_edge(), 0..3), any::<bool>()).prop_map(
-        |(digest, edges, old)| {
+    let image = (any_digest(), prop::collection::vec(any_edge(), 0..3), any::<bool>(), 0..4_u8).prop_map(
+        |(digest, edges, old, depth)| {
             let mut manifest = manifest(digest, edges);
             if old {
                 manifest.kind = Kind::Schema1;
             }
-            Image { manifest: Arc::new(manifest) }
+            Image { manifest: Arc::new(manifest), depth }
         },
     );
-    let root = (any_digest(), prop::collection::vec(any_tag(), 0..3), 0..5_u8)
-        .prop_map(|(digest, tags, levels)| Root { digest, tags, levels });
-    let target = prop::option::of(any_edge().prop_map(|(_, edge)| edge));
-    let roots =
-        (target, prop::collection::vec(root, 0..4)).prop_map(|(target, roots)| Roots { target, roots });
+    let part = (0..5_u8, any_edge().prop_map(|(_, edge)| edge));
+    let parts = prop::collection::vec(part, 0..3);
+    let root = (any_digest(), prop::collection::vec(any_tag(), 0..3), 0..5_u8, parts).prop_map(
+        |(digest, tags, levels, mut parts)| {
+            for (level, _) in &mut parts {
+                *level = levels.max(*level);
+            }
+            Root { digest, tags, levels, parts }
+        },
+    );
+    let size = prop::option::of(prop_oneof![Just(5_u64), Just(40 << 20)]);
+    let roots = (size, prop::collection::vec(root, 0..4)).prop_map(|(size, roots)| Roots { size, roots });
     let fact = (prop::option::of(any_digest()), prop::option::of(any_digest()), any::<bool>())
         .prop_map(|(lock, current, stale)| TagFact { lock, current, stale });
     (known(image), known(Just(())), known(any::<bool>()), known(roots), known(fact))
@@ -158,13 +165,18 @@ proptest! {
             match permit.target() {
                 Target::Manifest(manifest) => {
                     prop_assert!(!enforced || manifest.kind != Kind::Schema1);
+                    let deep = matches!(&facts.image, Known::Is(image) if image.depth > 2);
+                    prop_assert!(!enforced || manifest.kind != Kind::Index || !deep);
                     if let What::Digest(asked) = what {
                         prop_assert_eq!(manifest.digest, asked);
                     }
                 }
-                Target::Blob { digest, .. } => {
+                Target::Blob { digest, size } => {
                     prop_assert!(matches!(&facts.possession, Known::Is(is) if **is));
-                    prop_assert!(matches!(&facts.roots, Known::Is(roots) if roots.target.is_some() && !roots.roots.is_empty()));
+                    let Known::Is(roots) = &facts.roots else { panic!("permitted without roots") };
+                    let sizes: Vec<u64> =
+                        roots.roots.iter().flat_map(|root| &root.parts).map(|(_, part)| part.size).collect();
+                    prop_assert!(sizes.contains(size), "{} is in no descriptor", size);
                     prop_assert_eq!(What::Blob(*digest), what);
                 }
                 Target::Referrers(subject) => prop_assert_eq!(What::Referrers(*subject), what),

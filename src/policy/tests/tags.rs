@@ -218,7 +218,14 @@ fn a_companion_that_is_more_than_a_leaf_is_judged_as_an_ordinary_tag() {
     let layer = vec![edge(Role::Layer, "l", LAYER, 5)];
     let rootfs = vec![edge(Role::Layer, "l", "application/vnd.docker.image.rootfs.diff.tar.gzip", 5)];
     let platform = vec![child("c", Some(("linux", "amd64")))];
-    for edges in [big, layer, rootfs, platform] {
+    // What docker and podman would unpack as an image, whatever its layers are called.
+    let config = |media: &str| edge(Role::Config, "c", media, 5);
+    let disguised = |media: &str| {
+        vec![config("application/vnd.oci.image.config.v1+json"), edge(Role::Layer, "l", media, 5)]
+    };
+    let odd = vec![config("text/html; charset=utf-8"), edge(Role::Layer, "l", "application/gzip", 5)];
+    let images = [disguised("application/gzip"), disguised("application/x-tar"), disguised(""), odd];
+    for edges in [big, layer, rootfs, platform].into_iter().chain(images) {
         let mut facts = Facts {
             roots: roots(None, vec![root("img", &["1.0"], 0)]),
             tag: fact(None, Some("sig")),
@@ -233,13 +240,32 @@ fn a_companion_that_is_more_than_a_leaf_is_judged_as_an_ordinary_tag() {
         assert!(permit(&decision).lock().is_some(), "an ordinary tag is locked");
     }
     let attestation = vec![child("c", Some(("unknown", "unknown"))), child("d", None)];
-    let facts = Facts {
-        roots: roots(None, vec![root("img", &["1.0"], 0)]),
-        tag: fact(None, Some("sig")),
-        image: of(manifest(digest("sig"), attestation)),
-        ..Facts::default()
+    let sbom = vec![config("application/vnd.acme.sbom"), edge(Role::Layer, "l", "application/gzip", 5)];
+    let texts = ["application/vnd.in-toto+json", "text/spdx", "application/vnd.cyclonedx+xml"];
+    for edges in [attestation, sbom].into_iter().chain(texts.map(disguised)) {
+        let facts = Facts {
+            roots: roots(None, vec![root("img", &["1.0"], 0)]),
+            tag: fact(None, Some("sig")),
+            image: of(manifest(digest("sig"), edges)),
+            ..Facts::default()
+        };
+        assert_eq!(served(&decide(&literal(), companion_of("img"), &facts)), digest("sig"));
+    }
+}
+
+#[test]
+fn an_index_of_indexes_is_served_and_a_deeper_one_refused() {
+    let policy = policy(rules(allows(&["1.0"])));
+    let facts = |nested: usize, depth| {
+        let index = |at: usize| (Role::Child, descriptor(&at.to_string(), INDEX, 500));
+        let manifest = Arc::new(manifest(digest("d"), (0..nested).map(index).collect()));
+        Facts { tag: fact(None, Some("d")), image: is(Image { manifest, depth }), ..Facts::default() }
     };
-    assert_eq!(served(&decide(&literal(), companion_of("img"), &facts)), digest("sig"));
+    let ask = || What::Tag(tag("1.0"));
+    assert_eq!(served(&decide(&policy, ask(), &facts(NESTED_MAX, 2))), digest("d"));
+    for facts in [facts(1, 3), facts(NESTED_MAX + 1, 2)] {
+        assert_eq!(refused(&decide(&policy, ask(), &facts)), [Code::IndexTooLarge]);
+    }
 }
 
 #[test]

@@ -266,6 +266,35 @@ async fn more_tags_than_the_gateway_reads_are_invalid() {
     assert_eq!(server.seen().len(), 4);
 }
 
+#[tokio::test]
+async fn a_list_of_more_bytes_than_the_gateway_reads_is_invalid_however_it_is_cut() {
+    // Each page is within its own limit and brings next to nothing that counts.
+    let junk = format!("[{}0]", "0,".repeat(3 << 20));
+    let page_of_junk = format!(r#"{{"tags":{junk}}}"#);
+    let server = Server::start(move |seen| {
+        let page: usize = seen.query.strip_prefix("p=").map_or(0, |page| page.parse().unwrap());
+        reply(200, &[("link", &format!("<?p={}>; rel=\"next\"", page + 1))], page_of_junk.as_bytes())
+    })
+    .await;
+    let outcome = upstreams(server.endpoint()).tags(&name()).await;
+    assert!(matches!(&outcome, Err(Fault::Invalid(text)) if text.contains("longer")), "{outcome:?}");
+    assert_eq!(server.seen().len(), 6, "6 MiB each, 32 MiB in all");
+}
+
+#[tokio::test]
+async fn entries_that_cannot_be_read_are_left_out_of_a_list() {
+    let good = serde_json::json!({ "mediaType": MANIFEST, "digest": digest(), "size": 3 });
+    let body = serde_json::json!({
+        "tags": ["a", 7, null, "not a tag", "b"],
+        "manifests": [null, 1, [], {}, good, { "mediaType": 1 }],
+    });
+    let server = Server::start(move |_| reply(200, &[], body.to_string().as_bytes())).await;
+    let upstreams = upstreams(server.endpoint());
+    let tags: Vec<String> = upstreams.tags(&name()).await.unwrap().iter().map(ToString::to_string).collect();
+    assert_eq!(tags, ["a", "b"]);
+    assert_eq!(upstreams.referrers(&name(), &digest()).await.unwrap().len(), 1);
+}
+
 fn index(entries: &[&str]) -> Vec<u8> {
     let entry = |text: &&str| serde_json::json!({ "mediaType": MANIFEST, "digest": Digest::sha256(text.as_bytes()), "size": 3, "artifactType": text });
     let entries: Vec<_> = entries.iter().map(entry).collect();

@@ -610,7 +610,7 @@ async fn a_blob_too_large_for_the_store_passes_through_with_the_right_bytes() {
 #[tokio::test]
 async fn a_small_store_forgets_blobs_and_never_serves_wrong_ones() {
     let pair = Pair::with(|site| site.with("storage.max_size", "1MiB")).await;
-    let images: Vec<_> = (50..60).map(|seed| image(seed, 300_000)).collect();
+    let images: Vec<_> = (50..60).map(|seed| image(seed, 250_000)).collect();
     for (number, image) in images.iter().enumerate() {
         image.push(&pair.hub, APP, format!("1.0.{number}").as_str());
     }

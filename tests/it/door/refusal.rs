@@ -227,6 +227,21 @@ async fn blobs_can_be_pulled_first_by_a_gateway_that_knows_nothing_yet() {
 }
 
 #[tokio::test]
+async fn an_index_of_indexes_can_be_pulled_and_a_deeper_one_is_refused_at_its_tag() {
+    let pair = Pair::start().await;
+    let one = Index::platforms(&["linux/amd64"], 70);
+    let two = Index::of([one.clone()]);
+    let three = Index::of([two.clone()]);
+    two.push(&pair.hub, LITERAL, "1.0.0");
+    three.push(&pair.hub, LITERAL, "1.0.1");
+    let by_tag = path(Form::Prefix, LITERAL, "manifests/1.0.1");
+    assert_eq!(pair.gateway.head(&by_tag).await.status, 403);
+    pair.gateway.get(&by_tag).await.expect_denied("index.too_large");
+    pair.gateway.pull(Form::Prefix, "docker.io", LITERAL, "1.0.0", &two).await;
+    pair.gateway.pull_digest(Form::Prefix, "docker.io", LITERAL, &one).await;
+}
+
+#[tokio::test]
 async fn a_layer_two_repositories_share_is_served_in_both_and_vouched_for_once() {
     let pair = Pair::start().await;
     let image = image(9, 200_000);

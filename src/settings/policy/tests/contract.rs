@@ -48,12 +48,17 @@ fn is<T>(value: T) -> Known<T> {
     Known::Is(Arc::new(value))
 }
 
-fn roots(target: Option<Descriptor>, roots: Vec<Root>) -> Known<Roots> {
-    is(Roots { target, roots })
+fn roots(target: Option<Descriptor>, mut roots: Vec<Root>) -> Known<Roots> {
+    if let Some(target) = target {
+        for root in &mut roots {
+            root.parts.push((0, target.clone()));
+        }
+    }
+    is(Roots { size: None, roots })
 }
 
 fn root(seed: &str, tag: &str) -> Root {
-    Root { digest: digest(seed), tags: vec![self::tag(tag)], levels: 0 }
+    Root { digest: digest(seed), tags: vec![self::tag(tag)], levels: 0, parts: Vec::new() }
 }
 
 fn image(seed: &str) -> Known<Image> {
@@ -67,7 +72,7 @@ fn image(seed: &str) -> Known<Image> {
         edges: Vec::new(),
         annotations: BTreeMap::new(),
     };
-    is(Image { manifest: Arc::new(manifest) })
+    is(Image { manifest: Arc::new(manifest), depth: 1 })
 }
 
 fn layer(seed: &str) -> Descriptor {
