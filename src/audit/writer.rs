@@ -113,6 +113,8 @@ impl Shared {
     }
 }
 
+const REMOVED: &str = "it was removed or replaced while pullgate writes to it; put it back, or restart pullgate to begin a new one";
+
 /// How the database file is opened for writing.
 fn options(file: &Path, max_size: u64) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
@@ -131,6 +133,8 @@ pub(crate) struct Writer {
     file: PathBuf,
     max_size: u64,
     connection: Option<SqliteConnection>,
+    /// Which file the connection writes to.
+    opened: Option<(u64, u64)>,
     counters: Option<Counters>,
     reserve: Reserve,
     next: i64,
@@ -166,6 +170,7 @@ impl Writer {
             shared.failed(&failed(format!("audit.counters: {error}")));
         }
         let mut writer = Self {
+            opened: identity(&file),
             file,
             max_size,
             connection: Some(connection),
@@ -275,6 +280,14 @@ impl Writer {
                 self.disconnect().await;
             }
         }
+        if outcome.is_ok() && identity(&self.file) != self.opened {
+            // What was written can be found by nobody: it is in a file without a name.
+            self.disconnect().await;
+            let error = Error::Write { path: self.file.clone(), detail: REMOVED.into() };
+            self.shared.spilling.store(true, Ordering::Relaxed);
+            self.shared.failed(&error);
+            return Err(error);
+        }
         match outcome {
             Ok(()) => {
                 let rows = awaited.len() + backlog.len();
@@ -308,7 +321,10 @@ impl Writer {
         match &mut self.connection {
             Some(connection) => Ok(connection),
             empty => {
-                let mut connection = options(&self.file, self.max_size).connect().await?;
+                // One that was removed is not begun anew unseen: that takes a restart.
+                let options = options(&self.file, self.max_size).create_if_missing(false);
+                let mut connection = options.connect().await?;
+                self.opened = identity(&self.file);
                 // A commit that was reported as failed may have reached the disk all the same.
                 self.next = next(&mut connection).await?;
                 Ok(empty.insert(connection))
@@ -464,6 +480,11 @@ impl Writer {
             let _ = connection.close().await;
         }
     }
+}
+
+/// Device and number of the file that has this name now.
+fn identity(file: &Path) -> Option<(u64, u64)> {
+    rustix::fs::stat(file).ok().map(|stat| (stat.st_dev, stat.st_ino))
 }
 
 /// The first free place in the order.

@@ -57,7 +57,9 @@ pub enum Error {
     )]
     Full,
     /// SQLite failed: file locked or damaged.
-    #[error("the catalog failed: {0}; check the disk that holds it")]
+    #[error(
+        "the catalog failed: {0}; check the disk that holds catalog.db, restore it from a backup, or move it away to start anew without tag locks"
+    )]
     Sql(String),
 }
 

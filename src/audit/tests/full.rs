@@ -109,6 +109,35 @@ async fn a_database_somebody_else_locked_costs_detail_but_no_refusal_and_the_wri
 }
 
 #[tokio::test]
+async fn a_record_removed_under_the_gateway_takes_no_refusal_with_it() {
+    let fixture = Fixture::new().await;
+    let client = caller("10.0.0.1");
+    fixture.refuse(&client, &refusal("docker.io/library/python:3.11")).await;
+    let away = tempfile::tempdir().unwrap();
+    let names = ["audit.db", "audit.db-wal", "audit.db-shm"];
+    for name in names {
+        std::fs::rename(fixture.folder.path().join(name), away.path().join(name)).unwrap();
+    }
+    for tag in ["3.12", "3.13"] {
+        fixture.refuse(&client, &refusal(&format!("docker.io/library/python:{tag}"))).await;
+    }
+    let status = fixture.log.status();
+    assert!(status.spilling);
+    assert!(!fixture.folder.path().join("audit.db").exists(), "not begun anew unseen");
+    let file = std::fs::read_to_string(fixture.folder.path().join("audit.counters")).unwrap();
+    assert!(file.contains("10.0.0.1"), "{file}");
+
+    for name in names {
+        std::fs::rename(away.path().join(name), fixture.folder.path().join(name)).unwrap();
+    }
+    fixture.log.tick().await.unwrap();
+    assert!(!fixture.log.status().spilling, "{:?}", fixture.log.status());
+    let count = |entry: &Entry| (entry.text(&["kind"]) == Some("flood")).then(|| entry.number(&["count"]));
+    let entries = read(fixture.folder.path(), Filter::default()).await;
+    assert_eq!(entries.iter().find_map(count), Some(Some(2)), "brought home");
+}
+
+#[tokio::test]
 async fn a_counter_file_cut_or_scribbled_over_is_no_obstacle() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("audit.counters"), b"\xff{\"id\":1}\n{\"id\":\"x\",\"count\":-1}")
