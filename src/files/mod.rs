@@ -100,16 +100,16 @@ pub struct Unjudged {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Why {
     /// `${{ … }}` of a workflow.
-    #[error("an expression, which only the run evaluates; check the images that it can become")]
+    #[error("only the run knows it; check the images that it can become")]
     Expression,
     /// The tag is written elsewhere: in the chart, in the manifest that a kustomization changes.
-    #[error("the tag stands elsewhere; check what is rendered (helm template, kustomize build)")]
+    #[error("it stands elsewhere; check what is rendered: helm template, kustomize build")]
     Tag,
     /// `{{ … }}` of a template.
-    #[error("a template; check what is rendered (helm template … | pullgate check --files -)")]
+    #[error("it is not rendered yet; check what is: helm template … | pullgate check --files -")]
     Template,
     /// A variable that has no default here, or a form of substitution that is not known.
-    #[error("variable {0} has no value here; check the file with it filled in")]
+    #[error("{0} has no value here; check the file with it filled in")]
     Variable(String),
 }
 
@@ -184,7 +184,7 @@ pub fn read(format: Format, path: &str, text: &str) -> Reading {
 
 /// Reads each document by what it is, and says where and why it had to stop.
 fn documents(format: Format, path: &str, text: &str, findings: &mut Findings) -> Option<(usize, String)> {
-    if !["image", "docker", "repository"].iter().any(|word| text.contains(word)) {
+    if !["container", "docker", "image", "repository"].iter().any(|word| text.contains(word)) {
         return None;
     }
     let mask = template::Mask::new(text);
