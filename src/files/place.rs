@@ -16,16 +16,33 @@ pub struct Place {
     pub end_column: usize,
 }
 
-/// Where the lines of a text begin.
+/// Every so many bytes the characters before are counted.
+const STRIDE: usize = 1024;
+
+/// Where the lines of a text begin, and how many characters come before a byte.
 pub(super) struct Lines<'a> {
-    text: &'a str,
+    bytes: &'a [u8],
     starts: Vec<usize>,
+    marks: Vec<usize>,
+    bom: usize,
 }
 
 impl<'a> Lines<'a> {
     pub(super) fn new(text: &'a str) -> Self {
-        let after = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at + 1);
-        Self { text, starts: std::iter::once(0).chain(after).collect() }
+        let bytes = text.as_bytes();
+        let after = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1);
+        let mut before = 0;
+        let marks = bytes.chunks(STRIDE).map(|chunk| {
+            let mark = before;
+            before += count(chunk);
+            mark
+        });
+        Self {
+            bytes,
+            starts: std::iter::once(0).chain(after).collect(),
+            marks: marks.collect(),
+            bom: usize::from(text.starts_with('\u{feff}')),
+        }
     }
 
     /// The place of a range of bytes.
@@ -38,7 +55,49 @@ impl<'a> Lines<'a> {
     fn point(&self, at: usize) -> (usize, usize) {
         let line = self.starts.partition_point(|start| *start <= at).max(1);
         let start = self.starts.get(line - 1).copied().unwrap_or_default();
-        let before = self.text.get(start..at.min(self.text.len())).unwrap_or_default();
-        (line, before.chars().filter(|character| *character != '\u{feff}').count() + 1)
+        let bom = if line == 1 { self.bom } else { 0 };
+        let before = self.characters(at).saturating_sub(self.characters(start) + bom);
+        (line, before + 1)
+    }
+
+    /// How many characters begin before this byte.
+    fn characters(&self, at: usize) -> usize {
+        let at = at.min(self.bytes.len());
+        let mark = self.marks.get(at / STRIDE).copied();
+        let from = at / STRIDE * STRIDE;
+        match mark {
+            Some(mark) => mark + count(self.bytes.get(from..at).unwrap_or_default()),
+            // The end of a text that fills its last stride.
+            None => {
+                let from = from.saturating_sub(STRIDE);
+                let rest = count(self.bytes.get(from..at).unwrap_or_default());
+                self.marks.last().copied().unwrap_or_default() + rest
+            }
+        }
+    }
+}
+
+/// The characters that begin in these bytes of UTF-8.
+fn count(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|byte| **byte & 0xC0 != 0x80).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_count_characters_however_long_the_line() {
+        let text = format!("\u{feff}é\n{}", "ü".repeat(STRIDE));
+        let lines = Lines::new(&text);
+        let end = lines.place(0..text.len());
+        assert_eq!((end.line, end.end_line, end.end_column), (1, 2, STRIDE + 1));
+        assert_eq!(lines.place(3..5), Place { line: 1, column: 1, end_line: 1, end_column: 2 });
+        for (number, (at, character)) in text.char_indices().skip(3).enumerate() {
+            assert_eq!(lines.place(at..at + character.len_utf8()).column, number + 1, "{at}");
+        }
+        for length in [0, 1, STRIDE - 1, STRIDE, STRIDE + 1, 2 * STRIDE] {
+            assert_eq!(Lines::new(&"x".repeat(length)).place(length..length).column, length + 1);
+        }
     }
 }

@@ -17,8 +17,8 @@ impl Mask {
             return None;
         }
         let mut bytes = text.as_bytes().to_vec();
-        for action in &actions {
-            let filler = if alone(text, &actions, action) { b' ' } else { b'x' };
+        for (action, alone) in actions.iter().zip(alone(text, &actions)) {
+            let filler = if alone { b' ' } else { b'x' };
             for byte in bytes.get_mut(action.clone()).unwrap_or_default() {
                 if !matches!(byte, b'\n' | b'\r') {
                     *byte = filler;
@@ -61,21 +61,30 @@ fn actions(text: &str) -> Vec<Range<usize>> {
     found
 }
 
-/// Whether nothing but actions stands on the lines of this one: control flow, or whole blocks.
-fn alone(text: &str, actions: &[Range<usize>], action: &Range<usize>) -> bool {
-    let blank = |part: Option<&str>| part.is_some_and(|part| part.trim().is_empty());
-    let start = text.get(..action.start).and_then(|before| before.rfind('\n')).map_or(0, |at| at + 1);
-    let end =
-        text.get(action.end..).and_then(|after| after.find('\n')).map_or(text.len(), |at| action.end + at);
-    let mut from = start;
-    let first = actions.partition_point(|other| other.end <= start);
-    for other in actions.iter().skip(first).take_while(|other| other.start < end) {
-        if other.start >= from && !blank(text.get(from..other.start)) {
-            return false;
+/// For each action whether nothing but actions stands on its lines: control flow, or whole blocks.
+fn alone(text: &str, actions: &[Range<usize>]) -> Vec<bool> {
+    // The lines on which something else stands, in order.
+    let mut others: Vec<usize> = Vec::new();
+    let mut starts = vec![0];
+    let mut next = 0;
+    for (at, byte) in text.bytes().enumerate() {
+        if byte == b'\n' {
+            starts.push(at + 1);
         }
-        from = from.max(other.end);
+        while actions.get(next).is_some_and(|action| action.end <= at) {
+            next += 1;
+        }
+        let inside = actions.get(next).is_some_and(|action| action.contains(&at));
+        if !inside && !byte.is_ascii_whitespace() && others.last() != Some(&(starts.len() - 1)) {
+            others.push(starts.len() - 1);
+        }
     }
-    from >= end || blank(text.get(from..end))
+    let line = |at: usize| starts.partition_point(|start| *start <= at).saturating_sub(1);
+    let shared = |action: &Range<usize>| {
+        let first = others.partition_point(|other| *other < line(action.start));
+        others.get(first).is_some_and(|other| *other <= line(action.end.saturating_sub(1)))
+    };
+    actions.iter().map(|action| !shared(action)).collect()
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ const DEPTH_MAX: usize = 128;
 /// So many nodes a file may have.
 const NODES_MAX: usize = 1_000_000;
 /// So many entries are looked at in all, however often aliases and merges lead to them.
-const LOOKS_MAX: usize = 20_000_000;
+const LOOKS_MAX: usize = 8_000_000;
 /// Every so many characters the byte offset is kept.
 const STRIDE: usize = 256;
 
@@ -362,7 +362,11 @@ impl<'a> View<'a> {
 
     /// Whether its entries may still be looked at: hostile files have them looked at for ever.
     fn spend(self) -> bool {
-        let spent = self.yaml.spent.get().saturating_add(self.entries().count() + 1);
+        let entries = match self.node().map(|node| &node.value) {
+            Some(Value::Mapping(entries)) => entries.len(),
+            _ => 0,
+        };
+        let spent = self.yaml.spent.get().saturating_add(entries + 1);
         self.yaml.spent.set(spent);
         spent < LOOKS_MAX
     }
