@@ -132,7 +132,14 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<Exit, Fa
         (None, Some(settings)) => settings.policy.file.clone(),
         (None, None) => policy::DEFAULT_PATH.into(),
     };
-    let policy = policy::load(&path).map_err(Failure::unjudged)?;
+    let policy = match &settings {
+        Some(settings) => {
+            let clients: Vec<String> = settings.clients.iter().map(|client| client.name.clone()).collect();
+            policy::load_for(&path, &clients)
+        }
+        None => policy::load(&path),
+    };
+    let policy = policy.map_err(Failure::unjudged)?;
     let judge = judge::Judge::new(policy, arguments.client.as_deref());
     let folder = settings.as_ref().map(|settings| settings.storage.path.as_path());
     if arguments.files.is_empty() {

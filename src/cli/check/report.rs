@@ -47,6 +47,7 @@ pub(super) fn human(out: &mut dyn Write, findings: &Findings, quiet: bool, judge
     for Fault { file, place, text } in &findings.faults {
         let place =
             place.as_ref().map(|place| format!(":{}:{}", place.line, place.column)).unwrap_or_default();
+        let file = printable(file);
         writeln!(out, "{file}{place}: {}: {}", "cannot be read".red().bold(), printable(text))?;
     }
     let mut parts = vec![format!("{allowed} allowed")];
@@ -191,7 +192,7 @@ fn property(text: &str) -> String {
 }
 
 fn place(found: &Found) -> String {
-    format!("{}:{}:{}", found.file, found.place.line, found.place.column)
+    format!("{}:{}:{}", printable(&found.file), found.place.line, found.place.column)
 }
 
 /// A text on one line, without what a terminal would obey.
