@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use jiff::Timestamp;
+use pullgate::files::Format;
 use pullgate::identity::{Attribution, Caller, Class};
 use pullgate::oci::{
     Ask, Digest, Form, Kind, Manifest, Name, Naming, Pull, Reference, Registry, Repository, Request, What,
@@ -38,6 +39,45 @@ pub fn gateway(input: &[u8]) {
         check_registry(&upstream.registry);
     }
     check_registry(&gateway.default_registry);
+}
+
+/// A file that names images, after a first line with its name: every place is one of the file, and
+/// what is pinned there is read again as the same references with their digests.
+pub fn files(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    let (path, text) = text.split_once('\n').unwrap_or(("", text));
+    let Some(format) = Format::of_name(path).or_else(|| Format::of_text(text)) else { return };
+    let reading = pullgate::files::read(format, path, text);
+    assert_eq!(pullgate::files::read(format, path, text), reading, "the same text is read the same");
+    let places = reading.images.iter().map(|image| &image.place);
+    let places = places.chain(reading.unjudged.iter().map(|unjudged| &unjudged.place));
+    for place in places.chain(reading.fault.iter().map(|fault| &fault.place)) {
+        assert!((place.line, place.column) <= (place.end_line, place.end_column), "{reading:#?}");
+        let line = text.split('\n').nth(place.line - 1).expect("a line of the file");
+        assert!(place.column <= line.chars().count() + 1, "{place:?} is no place of {line:?} in {text:?}");
+    }
+    // A shorter name could have been no reference at all.
+    if reading.fault.is_some() || reading.images.iter().any(|image| image.text.len() > 512) {
+        return;
+    }
+    let digest = format!("@sha256:{}", "0".repeat(64));
+    let mut pinned = text.to_owned();
+    let mut expected = Vec::new();
+    for image in reading.images.iter().rev() {
+        let mut name = image.text.clone();
+        let plain = name.parse::<Reference>().is_ok_and(|reference| reference.digest.is_none());
+        if let (Ok(at), true) = (image.pin, plain) {
+            let before = text.get(..at).expect("a place between characters");
+            assert!(before.ends_with(&image.text), "{:?} does not stand before {at}", image.text);
+            pinned.insert_str(at, &digest);
+            name.push_str(&digest);
+        }
+        expected.push((image.place.line, name));
+    }
+    expected.reverse();
+    let again = pullgate::files::read(format, path, &pinned);
+    let found: Vec<_> = again.images.into_iter().map(|image| (image.place.line, image.text)).collect();
+    assert_eq!(found, expected, "{pinned}");
 }
 
 /// A manifest, after an optional first line `Content-Type: …`.

@@ -11,6 +11,7 @@ pub mod cli;
 pub mod clock;
 pub mod console;
 pub mod content;
+pub mod files;
 pub mod gate;
 pub mod identity;
 pub mod oci;

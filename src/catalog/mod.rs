@@ -46,6 +46,11 @@ pub fn quota(store_max: u64) -> u64 {
 /// Why a fact could not be read or written.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
+    /// There is none yet.
+    #[error(
+        "{0} does not exist: no gateway has run with this data folder; start one, or check [storage] path"
+    )]
+    Absent(String),
     /// A stored value is none that this version wrote.
     #[error(
         "the catalog holds something unreadable ({0}); restore it from a backup, or remove catalog.db to start anew"
@@ -117,7 +122,7 @@ pub struct Catalog(Arc<Inner>);
 struct Inner {
     clock: Clock,
     options: SqliteConnectOptions,
-    /// None once closed.
+    /// None once closed, and where the catalog is only read.
     writer: Mutex<Option<SqliteConnection>>,
     readers: SqlitePool,
     manifests: Cache<Digest, Arc<Stored>>,
@@ -145,6 +150,28 @@ impl Catalog {
             .run(&mut writer)
             .await
             .map_err(|error| Error::Sql(error.to_string()))?;
+        Self::assemble(Some(writer), options, clock).await
+    }
+
+    /// Opens the catalog in this folder to read it, also while a gateway writes it: nothing is created
+    /// or changed, and whatever would write fails.
+    pub async fn open_read_only(folder: &Path, clock: Clock) -> Result<Self, Error> {
+        let path = folder.join("catalog.db");
+        if rustix::fs::access(&path, rustix::fs::Access::EXISTS).is_err() {
+            return Err(Error::Absent(path.display().to_string()));
+        }
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .busy_timeout(std::time::Duration::from_secs(5))
+            .disable_statement_logging();
+        Self::assemble(None, options, clock).await
+    }
+
+    async fn assemble(
+        writer: Option<SqliteConnection>,
+        options: SqliteConnectOptions,
+        clock: Clock,
+    ) -> Result<Self, Error> {
         let readers = SqlitePoolOptions::new()
             .max_connections(2)
             .test_before_acquire(false)
@@ -153,7 +180,7 @@ impl Catalog {
         Ok(Self(Arc::new(Inner {
             clock,
             options,
-            writer: Mutex::new(Some(writer)),
+            writer: Mutex::new(writer),
             readers,
             manifests: Cache::builder()
                 .max_capacity(HOT_MANIFESTS)

@@ -109,6 +109,9 @@ Examples:
   What does the policy say of an image?
       pullgate check docker.io/library/python:3.11
 
+  And of the images that the files in this folder name?
+      pullgate check --files .
+
   Read what was blocked in the last hour:
       pullgate log --blocked --since 1h
 

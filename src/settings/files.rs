@@ -1,6 +1,7 @@
-//! Writing a settings file where there is none.
+//! Writing files people keep: new ones where there is none, and changed ones in their place.
 
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 /// Writes a file, and its folders, unless something is there already; then it is left alone and the
@@ -29,8 +30,31 @@ pub fn write_new(path: &Path, text: &str) -> io::Result<bool> {
     }
 }
 
+/// Puts new bytes in the place of the old ones, at once or not at all; owner and permissions stay, and a
+/// link goes on leading to the file.
+///
+/// # Errors
+/// It cannot be written, or it holds other bytes than the old ones by now.
+pub fn replace(path: &Path, old: &[u8], new: &[u8]) -> io::Result<()> {
+    let path = path.canonicalize()?;
+    let folder = path.parent().unwrap_or_else(|| Path::new("/"));
+    let metadata = std::fs::metadata(&path)?;
+    let mut file = tempfile::Builder::new().permissions(metadata.permissions()).tempfile_in(folder)?;
+    file.write_all(new)?;
+    // Whoever may not give a file away keeps it; the permissions are what they were all the same.
+    let _ = std::os::unix::fs::fchown(file.as_file(), Some(metadata.uid()), Some(metadata.gid()));
+    file.as_file().set_permissions(metadata.permissions())?;
+    file.as_file().sync_all()?;
+    if std::fs::read(&path)? != old {
+        return Err(io::Error::other("it was changed meanwhile; run this again"));
+    }
+    file.persist(&path).map(drop).map_err(|error| error.error)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -43,5 +67,21 @@ mod tests {
         let dangling = folder.path().join("link");
         std::os::unix::fs::symlink("nowhere", &dangling).unwrap();
         assert!(!write_new(&dangling, "three").unwrap());
+    }
+
+    #[test]
+    fn a_replaced_file_keeps_its_permissions_and_the_links_to_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, link) = (folder.path().join("a"), folder.path().join("link"));
+        std::fs::write(&path, "old").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        std::os::unix::fs::symlink("a", &link).unwrap();
+        replace(&link, b"old", b"new").unwrap();
+        assert!(link.symlink_metadata().unwrap().is_symlink());
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        assert!(replace(&path, b"old", b"newer").unwrap_err().to_string().contains("changed"));
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "nothing is left behind");
     }
 }

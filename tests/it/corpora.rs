@@ -109,6 +109,31 @@ const WORDS: &[&str] = &[
     "_",
     "__",
     "9999-99-99",
+    "image: ",
+    "containers:\n- ",
+    "- ",
+    "<<: *a\n",
+    "&a ",
+    "*a",
+    "!!str ",
+    "|\n  ",
+    ">-\n  ",
+    "---\n",
+    "${A:-b}",
+    "$$",
+    "{{ a }}",
+    "${{ a }}",
+    "\n{{- if a }}\n",
+    "FROM ",
+    "COPY --from=",
+    "RUN --mount=from=",
+    "ARG A=b\n",
+    "RUN <<A\n",
+    "\\\n",
+    "# syntax=",
+    "# escape=`\n",
+    "\u{feff}",
+    "\t",
 ];
 
 #[test]
@@ -129,6 +154,11 @@ fn any_manifest_is_refused_or_read_as_every_client_reads_it() {
 #[test]
 fn any_policy_file_is_refused_or_lets_through_only_what_it_names() {
     hold("policy", targets::policy, 1_000);
+}
+
+#[test]
+fn any_file_that_names_images_is_read_in_place_and_pinned_without_a_change_of_meaning() {
+    hold("files", targets::files, 15_000);
 }
 
 #[test]

@@ -5,19 +5,20 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Which rooms each room may import. `clock` and `telemetry` stand alone and may be imported by all.
-const TABLE: [(&str, &[&str]); 16] = [
+const TABLE: [(&str, &[&str]); 17] = [
     ("audit", &["identity", "oci", "policy"]),
     ("catalog", &["oci"]),
     (
         "cli",
         &[
-            "audit", "catalog", "content", "gate", "identity", "oci", "policy", "pull", "server", "settings",
-            "upstream",
+            "audit", "catalog", "content", "files", "gate", "identity", "oci", "policy", "pull", "server",
+            "settings", "upstream",
         ],
     ),
     ("clock", &[]),
     ("console", &["audit", "catalog", "policy"]),
     ("content", &["oci"]),
+    ("files", &[]),
     ("gate", &["audit", "catalog", "identity", "oci", "policy", "pull"]),
     ("identity", &["oci"]),
     ("lib", &[]),
