@@ -164,6 +164,7 @@ impl Row {
                     observed: clip(&check.observed, LONG).into_owned(),
                     expected: clip(&check.expected, LONG).into_owned(),
                     at: check.at.as_deref(),
+                    exception: check.exception.as_deref(),
                 })
                 .collect(),
             image,
@@ -278,6 +279,8 @@ struct CheckBody<'a> {
     expected: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     at: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exception: Option<&'a str>,
 }
 
 #[derive(Serialize)]

@@ -3,6 +3,7 @@
 //! One SQLite file with one writer; the bytes of hot manifests and the possession of hot content are
 //! kept in memory in front of it. It never judges: whether a fact permits anything is for `policy`.
 
+mod images;
 mod rows;
 mod tags;
 
@@ -20,14 +21,17 @@ use sqlx::{ConnectOptions, Connection, SqliteConnection, SqlitePool};
 use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard};
 
 use crate::clock::Clock;
-use crate::oci::{Descriptor, Digest, Fault, Manifest, Name, Tag};
+use crate::oci::{Descriptor, Digest, Fault, ImageConfig, Manifest, Name, Tag};
 
+pub use images::{SeenRow, SightRow};
 pub use tags::{Moved, TagRow};
 
 /// How many bytes of manifests are kept in memory, as they are and as they were read.
 const HOT_MANIFESTS: u64 = 128 << 20;
 /// How many (repository, digest) pairs are kept in memory.
 const HOT_POSSESSIONS: u64 = 200_000;
+/// How many image configs are kept in memory, as they were read.
+const HOT_CONFIGS: u64 = 10_000;
 /// Over how many counters the versions of repositories are spread.
 const STRIPES: usize = 4096;
 /// How far up from a digest its roots are looked for: index, platform manifest, blob, and companions.
@@ -127,6 +131,7 @@ struct Inner {
     readers: SqlitePool,
     manifests: Cache<Digest, Arc<Stored>>,
     possessions: Cache<(Name, Digest), ()>,
+    configs: Cache<Digest, Arc<ImageConfig>>,
     /// A repository's version is that of its stripe: made-up names cost no memory.
     versions: Box<[Arc<AtomicU64>]>,
     stripes: RandomState,
@@ -187,6 +192,7 @@ impl Catalog {
                 .weigher(|_, stored: &Arc<Stored>| stored.weight())
                 .build(),
             possessions: Cache::new(HOT_POSSESSIONS),
+            configs: Cache::new(HOT_CONFIGS),
             versions: (0..STRIPES).map(|_| Arc::default()).collect(),
             stripes: RandomState::new(),
         })))
@@ -240,7 +246,7 @@ impl Catalog {
             .bind(bytes.as_ref())
             .execute(&mut *work)
             .await?;
-        rows::possess(&mut work, name, &manifest.digest).await?;
+        rows::possess(&mut work, name, &manifest.digest, self.0.clock.now()).await?;
         for (role, edge) in &manifest.edges {
             rows::insert_edge(&mut work, name, &manifest.digest, *role, edge).await?;
         }
@@ -285,7 +291,7 @@ impl Catalog {
             return Ok(());
         }
         let mut writer = self.writer().await?;
-        rows::possess(&mut writer, name, digest).await?;
+        rows::possess(&mut writer, name, digest, self.0.clock.now()).await?;
         drop(writer);
         self.0.possessions.insert((name.clone(), *digest), ());
         self.touch(name);

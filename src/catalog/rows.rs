@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use jiff::Timestamp;
 use sqlx::{SqliteConnection, SqlitePool};
 
 use super::{Ancestor, Error};
@@ -11,10 +12,16 @@ pub(super) fn parse<T: std::str::FromStr>(text: &str) -> Result<T, Error> {
     text.parse().map_err(|_| Error::Corrupt(format!("{text:?}")))
 }
 
-pub(super) async fn possess(work: &mut SqliteConnection, name: &Name, digest: &Digest) -> Result<(), Error> {
-    sqlx::query("INSERT OR IGNORE INTO possession (name, digest) VALUES ($1, $2)")
+pub(super) async fn possess(
+    work: &mut SqliteConnection,
+    name: &Name,
+    digest: &Digest,
+    now: Timestamp,
+) -> Result<(), Error> {
+    sqlx::query("INSERT OR IGNORE INTO possession (name, digest, first_seen) VALUES ($1, $2, $3)")
         .bind(name.to_string())
         .bind(digest.to_string())
+        .bind(now.as_millisecond())
         .execute(work)
         .await?;
     Ok(())

@@ -63,6 +63,14 @@ impl Catalog {
         let text = current.map(ToString::to_string);
         let mut writer = self.writer().await?;
         let mut work = writer.begin_with("BEGIN IMMEDIATE").await?;
+        // What it named before counts no longer as known without a break once it named another.
+        let former: Option<(Option<String>,)> =
+            sqlx::query_as("SELECT current FROM tag WHERE name = $1 AND tag = $2")
+                .bind(name.to_string())
+                .bind(tag.as_str())
+                .fetch_optional(&mut *work)
+                .await?;
+        let unbroken = former.is_some_and(|(former,)| former == text);
         sqlx::query(
             "INSERT INTO tag (name, tag, current, asked) VALUES ($1, $2, $3, $4) \
              ON CONFLICT (name, tag) DO UPDATE SET current = excluded.current, asked = excluded.asked",
@@ -74,13 +82,18 @@ impl Catalog {
         .execute(&mut *work)
         .await?;
         let seen = text.as_deref().unwrap_or(GONE);
-        sqlx::query("INSERT OR IGNORE INTO sight (name, tag, digest, first_seen) VALUES ($1, $2, $3, $4)")
-            .bind(name.to_string())
-            .bind(tag.as_str())
-            .bind(seen)
-            .bind(now)
-            .execute(&mut *work)
-            .await?;
+        sqlx::query(
+            "INSERT INTO sight (name, tag, digest, first_seen, since, last) VALUES ($1, $2, $3, $4, $4, $4) \
+             ON CONFLICT (name, tag, digest) DO UPDATE SET last = excluded.last, \
+             since = CASE WHEN $5 THEN COALESCE(since, first_seen) ELSE excluded.since END",
+        )
+        .bind(name.to_string())
+        .bind(tag.as_str())
+        .bind(seen)
+        .bind(now)
+        .bind(unbroken)
+        .execute(&mut *work)
+        .await?;
         let (locked, recorded): (Option<String>, i64) = sqlx::query_as(
             "SELECT t.locked, s.recorded FROM tag t JOIN sight s ON s.name = t.name AND s.tag = t.tag \
              WHERE t.name = $1 AND t.tag = $2 AND s.digest = $3",
@@ -136,8 +149,8 @@ impl Catalog {
             .await?;
         if locked == text {
             sqlx::query(
-                "INSERT INTO sight (name, tag, digest, first_seen, served) VALUES ($1, $2, $3, $4, 1) \
-                 ON CONFLICT (name, tag, digest) DO UPDATE SET served = 1",
+                "INSERT INTO sight (name, tag, digest, first_seen, since, last, served) \
+                 VALUES ($1, $2, $3, $4, $4, $4, 1) ON CONFLICT (name, tag, digest) DO UPDATE SET served = 1",
             )
             .bind(name.to_string())
             .bind(tag.as_str())

@@ -112,6 +112,34 @@ mod tests {
     }
 
     #[test]
+    fn every_rule_and_every_known_way_round_it_has_a_test_in_the_example() {
+        let text = include_str!("../../config/policy-example.toml");
+        let (said, exit) = tests_of(text, false);
+        let failed: Vec<&str> = said.lines().filter(|line| !line.starts_with("ok ")).collect();
+        assert_eq!(exit, Exit::Done, "{failed:#?}");
+        let policy = policy::parse(std::path::Path::new("policy-example.toml"), text).unwrap();
+        assert!(policy.tests().len() >= 40, "{}", policy.tests().len());
+        let met = |code: &crate::policy::Code| policy.tests().iter().any(|test| test.because.contains(code));
+        let unmet: Vec<&str> =
+            crate::policy::Code::ALL.iter().filter(|code| !met(code)).map(|code| code.as_str()).collect();
+        // What takes a request, a manifest's shape or a gateway's state is tested at the door.
+        let elsewhere = [
+            "name.invalid",
+            "name.conflict",
+            "method.unsupported",
+            "client.unknown",
+            "client.rate",
+            "digest.not_listed",
+            "closure.outside",
+            "possession.missing",
+            "media.refused",
+            "index.too_large",
+            "facts.unavailable",
+        ];
+        assert_eq!(unmet, elsewhere);
+    }
+
+    #[test]
     fn a_failed_test_says_what_differs_and_ends_with_1() {
         let text = format!(
             "{RULES}[[test]]\npull = \"ghcr.io/a/b:x\"\nexpect = \"allow\"\nbecause = [\"tag.denied\"]\n"

@@ -197,8 +197,8 @@ impl Gate {
                 Outcome::Fail(fault) => return Err(Turned::Failed(fault)),
                 Outcome::Need(need) => inner.puller.gather(ask, &need, &mut facts).await,
                 Outcome::Permit(permit) => {
-                    if !self.lock(&permit, &facts).await? {
-                        // Somebody else's first pull locked the tag elsewhere meanwhile.
+                    if !(self.bind(ask, &permit).await? && self.lock(&permit, &facts).await?) {
+                        // Somebody else's first pull led the tag elsewhere meanwhile.
                         facts = Facts::default();
                         seen = version.load(Ordering::Acquire);
                         continue;
@@ -251,7 +251,7 @@ impl Gate {
             | RequestError::Unknown(_) => Code::NameInvalid,
         };
         let reason = Reason { code, text: error.to_string(), remedy: None };
-        let refusal = Refusal { code, reasons: vec![reason], fault: None };
+        let refusal = Refusal { code, reasons: vec![reason], fault: None, until: None };
         let rules = self.rules();
         let trace = Arc::new(Trace::default());
         self.refuse(caller, None, &refusal, Verdict::Deny, trace, http, &rules).await
@@ -284,6 +284,17 @@ impl Gate {
     async fn ancestors(&self, name: &Name, digest: &Digest) -> Vec<Digest> {
         let ancestors = self.0.catalog.lineage(name, digest).await.unwrap_or_default();
         ancestors.into_iter().map(|ancestor| ancestor.digest).filter(|ancestor| ancestor != digest).collect()
+    }
+
+    /// Whether the exceptions that a permit uses are for what is about to be served, now that they are
+    /// bound to it.
+    async fn bind(&self, ask: &Ask, permit: &Permit) -> Result<bool, Turned> {
+        match &ask.what {
+            What::Tag(tag) if !permit.binds().is_empty() => {
+                self.0.puller.bind(permit, tag).await.map_err(Turned::Failed)
+            }
+            _ => Ok(true),
+        }
     }
 
     /// Whether the tag of a permit leads to what is about to be served, now that it is locked.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use ulid::Ulid;
 
 use crate::audit::{self, Sentence};
@@ -15,6 +16,7 @@ pub struct Refused {
     code: Code,
     reasons: Vec<Reason>,
     status: u16,
+    until: Option<Timestamp>,
 }
 
 impl Refused {
@@ -25,6 +27,7 @@ impl Refused {
             code: refusal.code,
             reasons: refusal.reasons.clone(),
             status,
+            until: refusal.until,
         }
     }
 
@@ -53,6 +56,11 @@ impl Refused {
         &self.reasons
     }
 
+    /// When it will be allowed if nothing changes (`hold`).
+    pub fn until(&self) -> Option<Timestamp> {
+        self.until
+    }
+
     /// The status of the code table (policy.md, "Codes").
     pub fn status(&self) -> u16 {
         self.status
@@ -63,6 +71,7 @@ pub(super) fn status(refusal: &Refusal) -> u16 {
     match refusal.code {
         Code::NameInvalid | Code::NameConflict => 400,
         Code::MethodUnsupported => 405,
+        Code::ClientRate => 429,
         Code::FactsUnavailable if refusal.fault.is_some() => 503,
         _ => 403,
     }

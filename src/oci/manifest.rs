@@ -290,6 +290,12 @@ impl Manifest {
         self.edges.iter().filter(|(role, _)| *role != Role::Child).map(|(_, blob)| blob)
     }
 
+    /// The config, where it is an image's by its media type.
+    pub fn image_config(&self) -> Option<&Descriptor> {
+        let (_, config) = self.edges.iter().find(|(role, _)| *role == Role::Config)?;
+        super::is_config_type(&config.media_type).then_some(config)
+    }
+
     /// The pointer to this manifest.
     pub fn descriptor(&self) -> Descriptor {
         Descriptor {

@@ -1,5 +1,6 @@
 //! The language of the OCI distribution spec: pure values, no I/O.
 
+mod config;
 mod digest;
 mod error;
 mod fault;
@@ -8,6 +9,7 @@ mod name;
 mod request;
 mod spelling;
 
+pub use config::{CONFIG_MAX, ConfigError, ImageConfig, is_config_type};
 pub use digest::{Algorithm, Digest, DigestError, Hasher};
 pub use error::ErrorCode;
 pub use fault::Fault;

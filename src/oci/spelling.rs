@@ -6,7 +6,9 @@
 
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
 
 /// Every key that clients look for in a manifest, its descriptors and their platforms.
 const KEYS: [&str; 19] = [
@@ -72,6 +74,57 @@ impl<'de> Visitor<'de> for Reader {
 
     fn visit_unit<E: Error>(self) -> Result<Spelt, E> {
         Ok(Spelt)
+    }
+}
+
+/// The keys of one table of an image config, and the tables within it that are looked into.
+#[derive(Clone, Copy)]
+pub(super) struct Level {
+    keys: &'static [&'static str],
+    inner: &'static [(&'static str, Level)],
+}
+
+/// Every key of an image config that a rule depends on. (Docker's own older keys beside them are read
+/// by nobody who runs an image.)
+pub(super) const CONFIG: Level = Level {
+    keys: &["architecture", "config", "created", "os", "os.version", "rootfs", "variant"],
+    inner: &[
+        ("config", Level { keys: &["Labels", "User"], inner: &[] }),
+        ("rootfs", Level { keys: &["diff_ids", "type"], inner: &[] }),
+    ],
+};
+
+/// The same proof for a config as [`Spelt`] is for a manifest.
+impl<'de> DeserializeSeed<'de> for Level {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Level {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an image config")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<String>()? {
+            if let Some(known) = self.keys.iter().find(|known| **known != key && same_to_go(known, &key)) {
+                return Err(Error::custom(format!("it spells {known} as {:?}", super::name::quote(&key))));
+            }
+            match self.inner.iter().find(|(inner, _)| *inner == key) {
+                Some((_, level)) => map.next_value_seed(*level)?,
+                None => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(())
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<(), E> {
+        Ok(())
     }
 }
 

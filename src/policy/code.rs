@@ -11,7 +11,9 @@ pub enum Code {
     MethodUnsupported,
     ClientUnknown,
     ClientNotAllowed,
+    ClientRate,
     SourceUnknown,
+    Recall,
     TagDenied,
     TagNotAllowed,
     DigestUnknown,
@@ -19,20 +21,34 @@ pub enum Code {
     ClosureOutside,
     PossessionMissing,
     TagMoved,
+    Hold,
     MediaRefused,
     IndexTooLarge,
+    PlatformNotAllowed,
+    Size,
+    Label,
+    Age,
+    UserMinUid,
+    UserNamed,
+    ArtifactNotAllowed,
+    BaseNotAllowed,
     FactsUnavailable,
 }
 
+/// How many codes there are.
+const CODES: usize = 27;
+
 impl Code {
     /// Every code, in table order.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; CODES] = [
         Self::NameInvalid,
         Self::NameConflict,
         Self::MethodUnsupported,
         Self::ClientUnknown,
         Self::ClientNotAllowed,
+        Self::ClientRate,
         Self::SourceUnknown,
+        Self::Recall,
         Self::TagDenied,
         Self::TagNotAllowed,
         Self::DigestUnknown,
@@ -40,8 +56,17 @@ impl Code {
         Self::ClosureOutside,
         Self::PossessionMissing,
         Self::TagMoved,
+        Self::Hold,
         Self::MediaRefused,
         Self::IndexTooLarge,
+        Self::PlatformNotAllowed,
+        Self::Size,
+        Self::Label,
+        Self::Age,
+        Self::UserMinUid,
+        Self::UserNamed,
+        Self::ArtifactNotAllowed,
+        Self::BaseNotAllowed,
         Self::FactsUnavailable,
     ];
 
@@ -53,7 +78,9 @@ impl Code {
             Self::MethodUnsupported => "method.unsupported",
             Self::ClientUnknown => "client.unknown",
             Self::ClientNotAllowed => "client.not_allowed",
+            Self::ClientRate => "client.rate",
             Self::SourceUnknown => "source.unknown",
+            Self::Recall => "recall",
             Self::TagDenied => "tag.denied",
             Self::TagNotAllowed => "tag.not_allowed",
             Self::DigestUnknown => "digest.unknown",
@@ -61,15 +88,123 @@ impl Code {
             Self::ClosureOutside => "closure.outside",
             Self::PossessionMissing => "possession.missing",
             Self::TagMoved => "tag.moved",
+            Self::Hold => "hold",
             Self::MediaRefused => "media.refused",
             Self::IndexTooLarge => "index.too_large",
+            Self::PlatformNotAllowed => "platform.not_allowed",
+            Self::Size => "size",
+            Self::Label => "label",
+            Self::Age => "age",
+            Self::UserMinUid => "user.min_uid",
+            Self::UserNamed => "user.named",
+            Self::ArtifactNotAllowed => "artifact.not_allowed",
+            Self::BaseNotAllowed => "base.not_allowed",
             Self::FactsUnavailable => "facts.unavailable",
+        }
+    }
+
+    /// What it amounts to where nothing softens it.
+    pub fn verdict(self) -> Verdict {
+        match self {
+            Self::Hold => Verdict::Hold,
+            _ => Verdict::Deny,
         }
     }
 
     /// The code a word names.
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|code| code.as_str() == word)
+    }
+}
+
+/// A check that a mode may soften and an exception may waive; others hold whatever anybody writes.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[expect(missing_docs, reason = "docs/policy.md explains each under the word as_str gives")]
+pub enum Softenable {
+    Age,
+    Artifact,
+    Base,
+    Digest,
+    Hold,
+    Label,
+    Media,
+    Platform,
+    Size,
+    Tag,
+    TagMoved,
+    User,
+    UserMinUid,
+    UserNamed,
+}
+
+impl Softenable {
+    /// Every such check, in the order of their words.
+    pub const ALL: [Self; 14] = [
+        Self::Age,
+        Self::Artifact,
+        Self::Base,
+        Self::Digest,
+        Self::Hold,
+        Self::Label,
+        Self::Media,
+        Self::Platform,
+        Self::Size,
+        Self::Tag,
+        Self::TagMoved,
+        Self::User,
+        Self::UserMinUid,
+        Self::UserNamed,
+    ];
+
+    /// The word that `modes` and `waive` know it by.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Age => "age",
+            Self::Artifact => "artifact.not_allowed",
+            Self::Base => "base.not_allowed",
+            Self::Digest => "digest",
+            Self::Hold => "hold",
+            Self::Label => "label",
+            Self::Media => "media",
+            Self::Platform => "platform.not_allowed",
+            Self::Size => "size",
+            Self::Tag => "tag",
+            Self::TagMoved => "tag.moved",
+            Self::User => "user",
+            Self::UserMinUid => "user.min_uid",
+            Self::UserNamed => "user.named",
+        }
+    }
+
+    /// The check of a word; the key of its rule is taken for it too (`platforms`, `labels`).
+    pub fn parse(word: &str) -> Option<Self> {
+        match word {
+            "artifact" | "artifacts" => Some(Self::Artifact),
+            "base" => Some(Self::Base),
+            "labels" => Some(Self::Label),
+            "platform" | "platforms" => Some(Self::Platform),
+            _ => Self::ALL.into_iter().find(|check| check.as_str() == word),
+        }
+    }
+
+    /// The codes it may end in.
+    pub fn codes(self) -> &'static [Code] {
+        match self {
+            Self::Age => &[Code::Age],
+            Self::Artifact => &[Code::ArtifactNotAllowed],
+            Self::Base => &[Code::BaseNotAllowed],
+            Self::Digest => &[Code::DigestUnknown, Code::DigestNotListed],
+            Self::Hold => &[Code::Hold],
+            Self::Label => &[Code::Label],
+            Self::Media => &[Code::MediaRefused, Code::IndexTooLarge],
+            Self::Platform => &[Code::PlatformNotAllowed],
+            Self::Size => &[Code::Size],
+            Self::Tag => &[Code::TagDenied, Code::TagNotAllowed],
+            Self::TagMoved => &[Code::TagMoved],
+            Self::User => &[Code::UserMinUid, Code::UserNamed],
+            Self::UserMinUid => &[Code::UserMinUid],
+            Self::UserNamed => &[Code::UserNamed],
+        }
     }
 }
 

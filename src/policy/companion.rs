@@ -1,6 +1,6 @@
 //! Companions: signatures, attestations and other small things that belong to an image.
 
-use crate::oci::{Algorithm, Descriptor, Digest, Kind, Manifest, Role, Tag};
+use crate::oci::{Algorithm, Descriptor, Digest, Kind, Manifest, Role, Tag, is_config_type};
 
 /// The most subject edges between an admitted digest and its companion.
 pub(super) const LEVELS_MAX: u8 = 2;
@@ -63,21 +63,8 @@ pub(super) fn excess(manifest: &Manifest) -> Option<String> {
 /// Signatures and attestations have an image's config as well, and layers of text.
 fn unpackable(manifest: &Manifest) -> Option<&(Role, Descriptor)> {
     let mut edges = manifest.edges.iter();
-    edges.find(|(role, edge)| *role == Role::Config && is_image_config(&edge.media_type))?;
+    edges.find(|(role, edge)| *role == Role::Config && is_config_type(&edge.media_type))?;
     manifest.edges.iter().find(|(role, edge)| *role == Role::Layer && !is_text(&edge.media_type))
-}
-
-/// What docker takes for the config of an image; podman takes fewer.
-fn is_image_config(media_type: &str) -> bool {
-    const TYPES: [&str; 6] = [
-        "",
-        "application/octet-stream",
-        "application/vnd.docker.container.image.v1+json",
-        "application/vnd.oci.image.config.v1+json",
-        "text/html",
-        "text/plain",
-    ];
-    TYPES.contains(&bare(media_type).as_str())
 }
 
 fn is_text(media_type: &str) -> bool {

@@ -1,14 +1,21 @@
 //! The policy in force: rules checked as a whole, merged with `[require]` and ready to be asked.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::companion::Companion;
+use super::content::ContentRules;
 use super::decide::Judge;
-use super::rules::{Help, Invalid, Item, Leaves, Mode, Moved, Pin, PolicyTest, Rules, SourceRule, Written};
-use super::{Decision, Digests, Facts, Match, Pattern};
+use super::exceptions::Exceptions;
+use super::recalls::Recalls;
+use super::rules::{
+    Exception, Help, HoldFirst, Invalid, Item, Leaves, Mode, Modes, Moved, Pin, PolicyTest, Recall, Rules,
+    SourceRule, Written,
+};
+use super::{Code, Decision, Digests, Facts, Match, Pattern};
 use crate::identity::{Caller, Class};
 use crate::oci::{Ask, Digest, Name, Registry, Tag};
 
@@ -30,6 +37,8 @@ pub struct Policy {
     /// The rules of `[require]` alone, for repositories that only `unlisted` lets through.
     stray: Source,
     pins: HashMap<Name, Vec<Pin>>,
+    pub(super) recalls: Recalls,
+    pub(super) exceptions: Exceptions,
     tests: Vec<PolicyTest>,
 }
 
@@ -44,22 +53,17 @@ pub struct Source {
     pub(super) moved: Written<Moved>,
     pub(super) digests: Written<Digests>,
     pub(super) clients: Option<Written<Vec<Arc<str>>>>,
+    pub(super) hold: Option<Written<Duration>>,
+    pub(super) hold_first: HoldFirst,
+    pub(super) content: ContentRules,
     pub(super) mode: Mode,
-    pub(super) modes: CheckModes,
+    modes: Modes,
+    required_modes: Modes,
     /// Literal allow patterns that no deny pattern refuses: what one sweep resolves.
     pub(super) literals: Vec<Tag>,
     /// `allow` and `deny` in words, made once because every decision shows them.
     pub(super) allow_words: String,
     pub(super) deny_words: String,
-}
-
-/// The mode of each check that has one.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct CheckModes {
-    pub(super) digest: Mode,
-    pub(super) media: Mode,
-    pub(super) tag: Mode,
-    pub(super) tag_moved: Mode,
 }
 
 /// Who answers for a repository.
@@ -112,6 +116,8 @@ impl Policy {
             by_registry,
             stray,
             pins: HashMap::new(),
+            recalls: Recalls::new(rules.recalls)?,
+            exceptions: Exceptions::new(rules.exceptions)?,
             tests: rules.tests,
         };
         for (at, pin) in rules.pins.into_iter().enumerate() {
@@ -149,9 +155,7 @@ impl Policy {
     ///
     /// It asks for what it lacks by [`super::Outcome::Need`]; fill that fact in and ask again.
     pub fn decide(&self, caller: &Caller, ask: &Ask, facts: &Facts, now: Timestamp) -> Decision {
-        // No rule of this version depends on time.
-        let _ = now;
-        Judge::decide(self, caller, ask, facts)
+        Judge::decide(self, caller, ask, facts, now)
     }
 
     /// The registries the policy knows: those of its sources and `unlisted`.
@@ -159,14 +163,15 @@ impl Policy {
         self.by_registry.keys().chain(&self.unlisted).cloned().collect()
     }
 
-    /// Whether `tags/list` shows this tag to this caller: client and tag rules alone, no facts.
+    /// Whether `tags/list` shows this tag to this caller: client, recall and tag rules alone, no facts.
     /// Companion tags are hidden; a tag whose refusal a mode softens is shown.
     pub fn admits_tag(&self, caller: &Caller, name: &Name, tag: &Tag) -> bool {
         let (Owner::Source(source) | Owner::Unlisted(source)) = self.owner(name) else { return false };
         Companion::of(tag).is_none()
             && caller.class != Class::Unknown
             && source.serves(&caller.class)
-            && (source.modes.tag != Mode::Enforce || self.passes(source, name, tag))
+            && self.recalls.tag(name, tag).is_none()
+            && (source.mode_of(Code::TagNotAllowed) != Mode::Enforce || self.passes(source, name, tag))
     }
 
     /// The policy's name.
@@ -202,6 +207,16 @@ impl Policy {
     /// Its tests, in file order.
     pub fn tests(&self) -> &[PolicyTest] {
         &self.tests
+    }
+
+    /// Its recalls, in file order.
+    pub fn recalls(&self) -> &[Recall] {
+        self.recalls.all()
+    }
+
+    /// Its exceptions, in file order, whether in force or not.
+    pub fn exceptions(&self) -> &[Exception] {
+        self.exceptions.all()
     }
 
     /// Its pins, in no order.
@@ -293,13 +308,13 @@ impl Source {
         fn leaf<T: Clone>(own: Option<Written<T>>, require: Option<&Written<T>>) -> Option<Written<T>> {
             own.or_else(|| require.cloned())
         }
-        let allow = leaf(own.allow, require.allow.as_ref())
+        let allow = leaf(own.allow.clone(), require.allow.as_ref())
             .unwrap_or_else(|| Written { value: Vec::new(), at: at.clone() });
-        let deny = leaf(own.deny, require.deny.as_ref())
+        let deny = leaf(own.deny.clone(), require.deny.as_ref())
             .unwrap_or_else(|| Written { value: Vec::new(), at: at.clone() });
-        let moved = leaf(own.moved, require.moved.as_ref())
+        let moved = leaf(own.moved.clone(), require.moved.as_ref())
             .unwrap_or_else(|| Written { value: Moved::default(), at: at.clone() });
-        let digests = leaf(own.digests, require.digests.as_ref()).unwrap_or_else(|| {
+        let digests = leaf(own.digests.clone(), require.digests.as_ref()).unwrap_or_else(|| {
             // What the tags are is what the digests default to.
             let value = if allow.value.is_empty() {
                 Digests::Listed
@@ -311,13 +326,7 @@ impl Source {
             Written { value, at: allow.at.clone() }
         });
         let mode = own.mode.or(require.mode).unwrap_or(mode);
-        let check = |own: Option<Mode>, require: Option<Mode>| own.or(require).unwrap_or(mode);
-        let modes = CheckModes {
-            digest: check(own.modes.digest, require.modes.digest),
-            media: check(own.modes.media, require.modes.media),
-            tag: check(own.modes.tag, require.modes.tag),
-            tag_moved: check(own.modes.tag_moved, require.modes.tag_moved),
-        };
+        let content = ContentRules::merge(&own, require);
         let denied = |tag: &Tag| deny.value.iter().any(|pattern| pattern.denies(tag));
         let literals = allow.value.iter().filter_map(Pattern::literal).filter(|tag| !denied(tag)).collect();
         Self {
@@ -331,8 +340,13 @@ impl Source {
             moved,
             digests,
             clients: leaf(own.clients, require.clients.as_ref()),
+            hold: leaf(own.hold, require.hold.as_ref()).filter(|hold| !hold.value.is_zero()),
+            hold_first: leaf(own.hold_first, require.hold_first.as_ref())
+                .map_or(HoldFirst::default(), |first| first.value),
+            content,
             mode,
-            modes,
+            modes: own.modes,
+            required_modes: require.modes.clone(),
             literals,
         }
     }
@@ -380,6 +394,21 @@ impl Source {
     /// Its mode, where no check says otherwise.
     pub fn mode(&self) -> Mode {
         self.mode
+    }
+
+    /// Its content rules in words, by key; what it does not judge is absent.
+    pub fn content_words(&self) -> BTreeMap<&'static str, String> {
+        self.content.describe()
+    }
+
+    /// What is done where this code's rule is broken and a mode may soften it.
+    pub fn mode_for(&self, code: Code) -> Mode {
+        self.mode_of(code)
+    }
+
+    /// What is done where this code's rule is broken; a mode of the check goes before one of the source.
+    pub(super) fn mode_of(&self, code: Code) -> Mode {
+        self.modes.of(code).or_else(|| self.required_modes.of(code)).unwrap_or(self.mode)
     }
 
     pub(super) fn serves(&self, class: &Class) -> bool {

@@ -1,12 +1,19 @@
 //! One judgement: the phases in order, all checks of a phase, and a need where a fact is lacking.
 
+mod content;
 mod digests;
+mod exceptions;
+mod holds;
+mod recalls;
 mod tags;
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
+use self::exceptions::Excuse;
 use super::compiled::{Owner, Policy, Source};
-use super::content;
+use super::content::Finding;
 use super::{
     Check, Code, Decision, Facts, Fresh, Image, Known, Lack, Mode, Need, Outcome, Permit, Reason, Refusal,
     Roots, TagFact, Target, Trace, Verdict,
@@ -42,15 +49,28 @@ pub(super) struct Judge<'a> {
     name: &'a Name,
     ask: &'a Ask,
     facts: &'a Facts,
+    now: Timestamp,
     source: &'a Source,
     trace: Trace,
     broken: Vec<Reason>,
     softened: Vec<(Mode, Reason)>,
+    excuses: Vec<Excuse<'a>>,
+    waived: Vec<(usize, Reason)>,
     fault: Option<Fault>,
+    /// When what was found to pass may fail, or pass otherwise.
+    until: Option<Timestamp>,
+    /// When what is held will be let go.
+    held_until: Option<Timestamp>,
 }
 
 impl<'a> Judge<'a> {
-    pub(super) fn decide(policy: &'a Policy, caller: &'a Caller, ask: &'a Ask, facts: &'a Facts) -> Decision {
+    pub(super) fn decide(
+        policy: &'a Policy,
+        caller: &'a Caller,
+        ask: &'a Ask,
+        facts: &'a Facts,
+        now: Timestamp,
+    ) -> Decision {
         let owner = policy.owner(&ask.name);
         let (source, owned) = match &owner {
             Owner::None => (policy.stray(), false),
@@ -63,6 +83,7 @@ impl<'a> Judge<'a> {
             name: &ask.name,
             ask,
             facts,
+            now,
             source,
             trace: Trace {
                 source: owned.then(|| source.id.clone()),
@@ -71,7 +92,11 @@ impl<'a> Judge<'a> {
             },
             broken: Vec::new(),
             softened: Vec::new(),
+            excuses: Vec::new(),
+            waived: Vec::new(),
             fault: None,
+            until: None,
+            held_until: None,
         };
         let end = judge.judge(&owner);
         judge.finish(end)
@@ -79,6 +104,8 @@ impl<'a> Judge<'a> {
 
     fn judge(&mut self, owner: &Owner<'_>) -> Result<Grant, Stop> {
         self.names(owner)?;
+        self.recalled_by_name()?;
+        self.excuses()?;
         match &self.ask.what {
             What::Blob(digest) => self.blob(*digest),
             What::Digest(digest) => self.manifest(*digest),
@@ -93,31 +120,40 @@ impl<'a> Judge<'a> {
         let (outcome, verdict) = match end {
             Ok(grant) => {
                 // A lock is the first digest served with every check passed.
-                let lock = grant.lock.filter(|_| self.softened.is_empty());
-                let warning = self.warning();
-                (Outcome::Permit(Permit::new(self.name, grant.target, lock, warning)), softened)
+                let clean = self.softened.is_empty() && self.waived.is_empty();
+                let lock = grant.lock.filter(|_| clean);
+                let (warning, binds) = (self.warning(), self.binds());
+                (Outcome::Permit(Permit::new(self.name, grant.target, binds, lock, warning)), softened)
             }
             Err(Stop::Fail(fault)) => (Outcome::Fail(fault), softened),
             Err(Stop::Need(lack)) => (Outcome::Need(Need::new(self.name, lack)), softened),
             Err(Stop::Refuse) => {
-                self.broken.sort_by_key(|reason| reason.code);
+                // The worst first, and among the worst the first in table order.
+                self.broken.sort_by_key(|reason| (std::cmp::Reverse(reason.code.verdict()), reason.code));
+                self.broken.dedup_by(|a, b| a == b);
                 // A refusal always names a reason: `end_of_phase` is the only way here.
                 let code = self.broken.first().map_or(Code::FactsUnavailable, |reason| reason.code);
-                (Outcome::Refuse(Refusal { code, reasons: self.broken, fault: self.fault }), Verdict::Deny)
+                let (verdict, fault) = (code.verdict(), self.fault.take());
+                let until = self.held_until.filter(|_| verdict == Verdict::Hold);
+                let fault = fault.filter(|_| code == Code::FactsUnavailable);
+                let reasons = std::mem::take(&mut self.broken);
+                (Outcome::Refuse(Refusal { code, reasons, fault, until }), verdict)
             }
         };
+        self.tell_excuses();
         let mut softened: Vec<Reason> = self.softened.into_iter().map(|(_, reason)| reason).collect();
         softened.sort_by_key(|reason| reason.code);
-        Decision { outcome, verdict, softened, trace: Arc::new(self.trace), until: None }
+        softened.dedup();
+        Decision { outcome, verdict, softened, trace: Arc::new(self.trace), until: self.until }
     }
 
     fn warning(&self) -> Option<Arc<str>> {
-        let texts: Vec<&str> = self
-            .softened
-            .iter()
-            .filter(|(mode, _)| *mode == Mode::Warn)
-            .map(|(_, reason)| reason.text.as_str())
-            .collect();
+        let mut texts: Vec<&str> = Vec::new();
+        for (mode, reason) in &self.softened {
+            if *mode == Mode::Warn && !texts.contains(&reason.text.as_str()) {
+                texts.push(&reason.text);
+            }
+        }
         (!texts.is_empty()).then(|| {
             format!("{} would be blocked by policy: {}", self.ask.reference(), texts.join("; ")).into()
         })
@@ -137,6 +173,7 @@ impl<'a> Judge<'a> {
             observed: observed.into(),
             expected: expected.into(),
             at: Some(at.clone()),
+            exception: None,
         });
     }
 
@@ -153,17 +190,14 @@ impl<'a> Judge<'a> {
             observed: observed.into(),
             expected: expected.into(),
             at: None,
+            exception: None,
         });
     }
 
     fn mode_of(&self, code: Code) -> Mode {
-        let modes = &self.source.modes;
         match code {
-            Code::TagDenied | Code::TagNotAllowed => modes.tag,
-            Code::DigestNotListed | Code::DigestUnknown => modes.digest,
-            Code::TagMoved => modes.tag_moved,
-            Code::IndexTooLarge | Code::MediaRefused => modes.media,
             Code::ClientNotAllowed
+            | Code::ClientRate
             | Code::ClientUnknown
             | Code::ClosureOutside
             | Code::FactsUnavailable
@@ -171,15 +205,67 @@ impl<'a> Judge<'a> {
             | Code::NameConflict
             | Code::NameInvalid
             | Code::PossessionMissing
+            | Code::Recall
             | Code::SourceUnknown => Mode::Enforce,
+            Code::Age
+            | Code::ArtifactNotAllowed
+            | Code::BaseNotAllowed
+            | Code::DigestNotListed
+            | Code::DigestUnknown
+            | Code::Hold
+            | Code::IndexTooLarge
+            | Code::Label
+            | Code::MediaRefused
+            | Code::PlatformNotAllowed
+            | Code::Size
+            | Code::TagDenied
+            | Code::TagMoved
+            | Code::TagNotAllowed
+            | Code::UserMinUid
+            | Code::UserNamed => self.source.mode_of(code),
         }
     }
 
     fn fail(&mut self, reason: Reason) {
+        if let Some(at) = self.excuse(reason.code) {
+            self.waived.push((at, reason));
+            return;
+        }
         match self.mode_of(reason.code) {
             Mode::Enforce => self.broken.push(reason),
             mode => self.softened.push((mode, reason)),
         }
+    }
+
+    /// Whether a broken rule would refuse here: no exception waives it, no mode softens it.
+    fn refuses(&self, code: Code) -> bool {
+        self.excuse(code).is_none() && self.mode_of(code) == Mode::Enforce
+    }
+
+    /// Takes findings over into the record and the verdict.
+    fn take(&mut self, findings: Vec<Finding>) {
+        for finding in findings {
+            let Finding { id, observed, expected, at, refusal, fault, until } = finding;
+            self.trace.checks.push(Check {
+                id,
+                pass: refusal.is_none(),
+                observed,
+                expected,
+                at,
+                exception: None,
+            });
+            if let Some(reason) = refusal {
+                self.fault = self.fault.take().or(fault.filter(is_upstream_s));
+                self.fail(reason);
+            } else if let Some(until) = until {
+                self.holds_until(until);
+            }
+        }
+    }
+
+    /// Notes that time alone may change the answer then.
+    fn holds_until(&mut self, until: Timestamp) {
+        self.until = Some(self.until.map_or(until, |earlier| earlier.min(until)));
     }
 
     fn end_of_phase(&self) -> Result<(), Stop> {
@@ -243,17 +329,6 @@ impl<'a> Judge<'a> {
         }
     }
 
-    fn content(&mut self, image: &Image) -> Result<(), Stop> {
-        let source = self.source;
-        for finding in content::judge(image) {
-            self.check(finding.id, finding.refusal.is_none(), finding.observed, finding.expected, &source.at);
-            if let Some(reason) = finding.refusal {
-                self.fail(reason);
-            }
-        }
-        self.end_of_phase()
-    }
-
     fn tag_fact(&self, tag: &Tag, fresh: Fresh) -> Result<&'a TagFact, Stop> {
         match &self.facts.tag {
             Known::Failed(fault) => Err(Stop::Fail(fault.clone())),
@@ -271,10 +346,10 @@ impl<'a> Judge<'a> {
     }
 
     /// A manifest other than the one to be served (the policy changed between two turns) is none.
-    fn image(&self, digest: Digest) -> Result<Arc<Image>, Stop> {
+    fn image(&self, digest: Digest) -> Result<&'a Image, Stop> {
         match &self.facts.image {
             Known::Failed(fault) => Err(Stop::Fail(fault.clone())),
-            Known::Is(image) if image.manifest.digest == digest => Ok(image.clone()),
+            Known::Is(image) if image.manifest.digest == digest => Ok(image),
             Known::Is(_) | Known::Unasked => Err(Stop::Need(Lack::Image(digest))),
         }
     }
@@ -284,6 +359,11 @@ impl Reason {
     pub(super) fn new(code: Code, text: impl Into<String>, remedy: Option<String>) -> Self {
         Self { code, text: text.into(), remedy }
     }
+}
+
+/// Whether asking again later may help, because it is not the image that is at fault.
+fn is_upstream_s(fault: &Fault) -> bool {
+    fault.is_transient() || matches!(fault, Fault::Denied(_))
 }
 
 /// A digest as people recognise it.

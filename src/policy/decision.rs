@@ -56,7 +56,7 @@ pub enum Outcome {
 /// use pullgate::policy::{Permit, Target};
 ///
 /// fn forge(name: Name, target: Target) -> Permit {
-///     Permit { name, target, lock: None, warning: None }
+///     Permit { name, target, binds: Vec::new(), lock: None, warning: None }
 /// }
 /// ```
 ///
@@ -65,7 +65,7 @@ pub enum Outcome {
 /// use pullgate::policy::{Permit, Target};
 ///
 /// fn forge(name: Name, target: Target) -> Permit {
-///     Permit::new(&name, target, None, None)
+///     Permit::new(&name, target, Vec::new(), None, None)
 /// }
 /// ```
 ///
@@ -80,6 +80,7 @@ pub enum Outcome {
 pub struct Permit {
     name: Name,
     target: Target,
+    binds: Vec<Arc<str>>,
     lock: Option<Tag>,
     warning: Option<Arc<str>>,
 }
@@ -103,8 +104,14 @@ pub enum Target {
 }
 
 impl Permit {
-    pub(super) fn new(name: &Name, target: Target, lock: Option<Tag>, warning: Option<Arc<str>>) -> Self {
-        Self { name: name.clone(), target, lock, warning }
+    pub(super) fn new(
+        name: &Name,
+        target: Target,
+        binds: Vec<Arc<str>>,
+        lock: Option<Tag>,
+        warning: Option<Arc<str>>,
+    ) -> Self {
+        Self { name: name.clone(), target, binds, lock, warning }
     }
 
     /// Out of which repository.
@@ -115,6 +122,11 @@ impl Permit {
     /// What.
     pub fn target(&self) -> &Target {
         &self.target
+    }
+
+    /// The exceptions, by id, to be bound to the manifest before it is served: their first use.
+    pub fn binds(&self) -> &[Arc<str>] {
+        &self.binds
     }
 
     /// The tag to be locked to the manifest before it is served: its first time here, or (`follow`)
@@ -138,6 +150,8 @@ pub struct Refusal {
     pub reasons: Vec<Reason>,
     /// What the upstream's fault was, when that is why facts are unavailable.
     pub fault: Option<Fault>,
+    /// When it will be allowed if nothing changes (`hold`); none when time alone changes nothing.
+    pub until: Option<Timestamp>,
 }
 
 /// One reason.
@@ -165,7 +179,8 @@ pub struct Trace {
 /// One check.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Check {
-    /// Which: `source`, `tag`, `digest`, `closure`, `possession`, `tag.moved`, `media`, ….
+    /// Which: `source`, `recall`, `tag`, `digest`, `closure`, `possession`, `tag.moved`, `hold`, `media`,
+    /// `age`, `user`, ….
     pub id: &'static str,
     /// Whether it passed.
     pub pass: bool,
@@ -175,4 +190,6 @@ pub struct Check {
     pub expected: String,
     /// Where that is written: `policy.toml:41`.
     pub at: Option<Arc<str>>,
+    /// The id of the exception that waives it, where it failed and was waived.
+    pub exception: Option<Arc<str>>,
 }

@@ -1,8 +1,11 @@
 //! What a decision may need to know, and does not know yet.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::oci::{Descriptor, Digest, Fault, Manifest, Name, Tag};
+use jiff::Timestamp;
+
+use crate::oci::{Descriptor, Digest, Fault, ImageConfig, Manifest, Name, Tag};
 
 /// A fact in its three states; a decision that meets `Unasked` answers with a [`Need`].
 #[derive(Clone, Debug, Default)]
@@ -19,14 +22,22 @@ pub enum Known<T> {
 /// Everything known about one ask. Starts empty; `pull` fills in what decisions need.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
+    /// The digests that exceptions on tags of this repository are bound to, by the exception's id.
+    pub bindings: Known<BTreeMap<Arc<str>, Digest>>,
+    /// What is in manifests, by the digest they are asked for under.
+    pub contents: BTreeMap<Digest, Known<Content>>,
     /// The manifest of the digest that is to be served.
     pub image: Known<Image>,
     /// Whether the literal tags of a `known` source were resolved upstream within `tag_ttl`.
     pub listed: Known<()>,
     /// Whether the repository itself came by the digest that is to be served.
     pub possession: Known<bool>,
+    /// What recalls must know of what is asked for.
+    pub recalled: Known<Recalled>,
     /// What leads to the digest that was asked for (or, for a companion tag, to its subject).
     pub roots: Known<Roots>,
+    /// Since when digests are known here.
+    pub seen: BTreeMap<Digest, Known<Seen>>,
     /// Where the tag leads.
     pub tag: Known<TagFact>,
 }
@@ -70,7 +81,7 @@ pub struct Root {
     pub parts: Vec<(u8, Descriptor)>,
 }
 
-/// A manifest, and in time what its config says.
+/// The manifest that is to be served.
 #[derive(Clone, Debug)]
 pub struct Image {
     /// The manifest.
@@ -78,6 +89,54 @@ pub struct Image {
     /// How many indexes lie below one another, itself included: 0 for no index, 1 for one of manifests
     /// only, 3 for three or more.
     pub depth: u8,
+}
+
+/// A manifest that was looked into.
+#[derive(Clone, Debug)]
+pub struct Content {
+    /// The manifest.
+    pub manifest: Arc<Manifest>,
+    /// The sha256 of its bytes, whatever digest it is asked for under: what a recall names.
+    pub sha256: Digest,
+    /// When this repository first came by it here.
+    pub first_seen: Option<Timestamp>,
+    /// What its config says; `Unasked` where it has none that is an image's.
+    pub config: Known<ImageConfig>,
+}
+
+/// What recalls must know of what is asked for.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Recalled {
+    /// For each digest asked about, the manifests above it in any repository.
+    pub above: BTreeMap<Digest, Vec<Digest>>,
+    /// Every digest that a recalled tag of this repository had here or has upstream.
+    pub tagged: BTreeMap<Digest, Tag>,
+}
+
+/// Since when a digest is known to this gateway, by itself and by what leads to it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Seen {
+    /// When this repository first came by it, or by a manifest above it.
+    pub first: Option<Timestamp>,
+    /// The tags of this repository that named it, or a manifest above it.
+    pub sights: Vec<Sight>,
+}
+
+/// A digest under a tag.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Sight {
+    /// The tag.
+    pub tag: Tag,
+    /// Whether it is the first digest this tag was ever seen at here.
+    pub first: bool,
+    /// Whether it was served as that tag.
+    pub served: bool,
+    /// Since when the tag names it without a break.
+    pub since: Timestamp,
+    /// When the upstream last said so.
+    pub last: Timestamp,
+    /// Whether it said so when last asked: otherwise it names something else by now.
+    pub current: bool,
 }
 
 /// A fact that a decision lacks. Only `policy` makes one, and fetching anything takes one: so
@@ -134,6 +193,10 @@ impl Need {
 /// What is lacking; the variant names the field of [`Facts`] that it fills.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Lack {
+    /// What the exceptions of this repository are bound to.
+    Bindings,
+    /// The manifests of these digests and their configs, to be judged. Adds to `contents`.
+    Contents(Vec<Digest>),
     /// The manifest of this digest, held by this repository.
     Image(Digest),
     /// One sweep: where these literal tags lead upstream. Filling it empties `roots` again.
@@ -145,8 +208,17 @@ pub enum Lack {
         /// Its size, from the descriptor that led to it.
         size: u64,
     },
+    /// What recalls must know.
+    Recalled {
+        /// The manifests above these, in any repository.
+        digests: Vec<Digest>,
+        /// Every digest that these tags of this repository had or have.
+        tags: Vec<Tag>,
+    },
     /// What leads to this digest.
     Roots(Digest),
+    /// Since when this digest is known. Adds to `seen`.
+    Seen(Digest),
     /// Where a tag leads.
     Tag {
         /// Which.

@@ -10,23 +10,28 @@ mod compiled;
 mod content;
 mod decide;
 mod decision;
+mod exceptions;
 mod facts;
 mod offline;
 mod pattern;
+mod recalls;
 mod refusal;
 mod rules;
 mod suggest;
 #[cfg(test)]
 mod tests;
 
-pub use code::{Code, Verdict};
+pub use code::{Code, Softenable, Verdict};
 pub use compiled::{Policy, Source};
 pub use content::{CHILDREN_MAX, NESTED_MAX};
 pub use decision::{Check, Decision, Outcome, Permit, Reason, Refusal, Target, Trace};
-pub use facts::{Facts, Fresh, Image, Known, Lack, Need, Root, Roots, TagFact};
+pub use facts::{
+    Content, Facts, Fresh, Image, Known, Lack, Need, Recalled, Root, Roots, Seen, Sight, TagFact,
+};
 pub use offline::{Offline, TestResult};
 pub use pattern::{Match, Pattern};
 pub use rules::{
-    Digests, Given, Help, Invalid, Item, Leaves, Mode, Modes, Moved, Pin, PolicyTest, Rules, SourceRule,
-    Written,
+    AgeClock, AgeRule, Artifacts, BaseRule, Digests, Exception, Given, Help, HoldFirst, IndexRule, Invalid,
+    Item, LabelRule, Leaves, Mode, Modes, Moved, Pin, PlatformRule, PolicyTest, Recall, Rules, SizeRule,
+    SourceRule, UserRule, Written,
 };

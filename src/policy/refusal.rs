@@ -113,7 +113,7 @@ mod tests {
 
     fn refusal(text: &str, remedy: Option<&str>) -> Refusal {
         let reason = Reason::new(Code::TagNotAllowed, text, remedy.map(str::to_owned));
-        Refusal { code: reason.code, reasons: vec![reason], fault: None }
+        Refusal { code: reason.code, reasons: vec![reason], fault: None, until: None }
     }
 
     fn help() -> Help {

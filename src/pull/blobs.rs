@@ -2,7 +2,7 @@
 //! that did not come by them itself.
 
 use super::{Puller, Sighting};
-use crate::content::{Blob, Claim, Source, SourceBody};
+use crate::content::{Blob, Claim, Coming, Slot, Source, SourceBody};
 use crate::oci::{Digest, Fault, Name};
 use crate::policy::{Permit, Roots, Target};
 use crate::upstream::Presence;
@@ -52,11 +52,16 @@ impl Puller {
             Claim::Here(blob) => Fetched { blob, cache: Cache::Hit },
             Claim::Coming(coming) => Fetched { blob: coming.opened().await?, cache: Cache::Hit },
             Claim::Vacant(slot) => {
-                let coming = slot.fill(UpstreamBlob { puller: self.clone(), name: name.clone(), digest });
-                self.watch_for_forgery(name, digest, coming.clone());
-                Fetched { blob: coming.opened().await?, cache: Cache::Miss }
+                Fetched { blob: self.bring(slot, name, digest).opened().await?, cache: Cache::Miss }
             }
         })
+    }
+
+    /// Begins to fetch a blob from its repository's upstream into the store.
+    pub(super) fn bring(&self, slot: Slot, name: &Name, digest: Digest) -> Coming {
+        let coming = slot.fill(UpstreamBlob { puller: self.clone(), name: name.clone(), digest });
+        self.watch_for_forgery(name, digest, coming.clone());
+        coming
     }
 
     /// Where manifests disagree about a blob and the descriptor it was permitted by proved wrong, the
@@ -108,7 +113,7 @@ impl Puller {
         inner.possessions.join((name.clone(), *digest), work).await
     }
 
-    fn watch_for_forgery(&self, name: &Name, digest: Digest, coming: crate::content::Coming) {
+    fn watch_for_forgery(&self, name: &Name, digest: Digest, coming: Coming) {
         let (puller, name) = (self.clone(), name.clone());
         self.0.tasks.spawn(async move {
             if let Err(fault @ Fault::Invalid(_)) = coming.verified().await {

@@ -5,6 +5,7 @@
 
 mod asked;
 mod blobs;
+mod facts;
 mod flight;
 mod roots;
 mod tags;
@@ -19,7 +20,7 @@ use tokio::sync::mpsc;
 use crate::catalog::{Catalog, Moved};
 use crate::clock::Clock;
 use crate::content::Store;
-use crate::oci::{Ask, Descriptor, Digest, Fault, Kind, Manifest, Name, Registry, Tag, What};
+use crate::oci::{Ask, Descriptor, Digest, Fault, ImageConfig, Kind, Manifest, Name, Registry, Tag, What};
 use crate::policy::{Facts, Image, Known, Lack, NESTED_MAX, Need, Permit, Target};
 use crate::upstream::Upstreams;
 
@@ -86,6 +87,7 @@ struct Inner {
     clock: Clock,
     sightings: mpsc::Sender<Sighting>,
     tasks: Tasks,
+    configs: Flights<(Name, Digest), Arc<ImageConfig>>,
     images: Flights<(Name, Digest), Arc<Stored>>,
     possessions: Flights<(Name, Digest), bool>,
     resolutions: Flights<(Name, Tag), Option<Digest>>,
@@ -102,6 +104,8 @@ struct Inner {
     forged: Memory<(Name, Digest), ()>,
     /// When the literal tags of a repository were last all resolved.
     swept: Memory<(Name, Vec<Tag>), jiff::Timestamp>,
+    /// When a recalled tag was last asked about.
+    recalled: Memory<(Name, Tag), jiff::Timestamp>,
     /// When a locked tag was last asked about in the background.
     refreshed: Memory<(Name, Tag), jiff::Timestamp>,
 }
@@ -124,6 +128,7 @@ impl Puller {
             upstreams: Asked::new(upstreams, sightings.clone(), clock.clone()),
             clock,
             sightings,
+            configs: Flights::on(&tasks),
             images: Flights::on(&tasks),
             possessions: Flights::on(&tasks),
             resolutions: Flights::on(&tasks),
@@ -139,6 +144,7 @@ impl Puller {
                 .build(),
             forged: Memory::builder().max_capacity(10_000).time_to_live(Duration::from_secs(600)).build(),
             swept: Memory::new(10_000),
+            recalled: Memory::new(10_000),
             refreshed: Memory::new(100_000),
         };
         (Self(Arc::new(inner)), receiver)
@@ -156,6 +162,10 @@ impl Puller {
     pub async fn gather(&self, ask: &Ask, need: &Need, facts: &mut Facts) {
         let name = need.name();
         match need.lack() {
+            Lack::Bindings => {
+                facts.bindings = known(self.0.catalog.bindings(name).await.map_err(Fault::from));
+            }
+            Lack::Contents(digests) => facts.contents.extend(self.contents(name, digests).await),
             Lack::Image(digest) => {
                 facts.image = known(self.judged(name, digest).await);
             }
@@ -166,11 +176,15 @@ impl Puller {
             Lack::Possession { digest, size: _ } => {
                 facts.possession = known(self.may_possess(name, digest).await);
             }
+            Lack::Recalled { digests, tags } => {
+                facts.recalled = known(self.recalled(name, digests, tags, &facts.recalled).await);
+            }
             // Only a blob may lie in a manifest that was never read; a refused digest asks nobody.
             Lack::Roots(digest) if matches!(ask.what, What::Blob(_)) => {
                 facts.roots = known(self.blob_roots(name, digest).await);
             }
             Lack::Roots(digest) => facts.roots = known(self.roots(name, digest).await),
+            Lack::Seen(digest) => drop(facts.seen.insert(*digest, known(self.seen(name, digest).await))),
             Lack::Tag { tag, fresh } => facts.tag = known(self.tag(name, tag, *fresh).await),
         }
     }

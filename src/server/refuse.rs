@@ -154,13 +154,16 @@ pub(super) fn denial(refused: &Refused, body: Bytes) -> Reply {
 
 /// The OCI error body of a refusal: the same bytes every time, so that its hash can be recognised.
 pub(super) fn envelope(refused: &Refused, code: ErrorCode) -> Bytes {
-    let detail = json!({
+    let mut detail = json!({
         "id": refused.id().to_string(),
         "reason": refused.code().as_str(),
         "reasons": refused.reasons().iter().map(|reason| json!({
             "code": reason.code.as_str(), "text": reason.text, "remedy": reason.remedy,
         })).collect::<Vec<_>>(),
     });
+    if let Some(until) = refused.until() {
+        detail["until"] = json!(until.to_string());
+    }
     code.envelope(refused.message(), &detail).into()
 }
 

@@ -1,11 +1,12 @@
 //! `config/policy.toml`: the rules people write, read strictly.
 //!
 //! The parsed document is walked rather than deserialised: every value keeps its place, so that each
-//! rule knows its line (`policy.toml:41`), every wrong line is shown at once, and a key whose rule
-//! this version does not enforce is refused by name instead of being silently accepted.
+//! rule knows its line (`policy.toml:41`), and every wrong line is shown at once.
 
 mod keys;
+mod leaves;
 mod reader;
+mod tables;
 #[cfg(test)]
 mod tests;
 
@@ -18,13 +19,12 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use self::keys::{FACTS, HELP, MODES, PIN, REQUIRE, SOURCE, TAGS, TEST, TOP};
+use self::keys::{EXCEPTION, HELP, PIN, RECALL, REQUIRE, SOURCE, TEST, TOP};
 use self::reader::{Fields, Reader};
 use super::diagnostic::{FileError, Problem, nearest};
 use crate::oci::{Digest, Name, Reference, Tag};
 use crate::policy::{
-    Code, Digests, Given, Help, Item, Leaves, Match, Mode, Modes, Moved, Pattern, Pin, Policy, PolicyTest,
-    Rules, SourceRule, Verdict, Written,
+    Code, Help, Item, Match, Mode, Pin, Policy, PolicyTest, Rules, SourceRule, Verdict, Written,
 };
 
 /// The file that commands read unless told otherwise.
@@ -75,10 +75,12 @@ fn parse_for(path: &Path, text: &str, clients: Option<&[String]>) -> Result<Poli
         Some(read) if problems.is_empty() => read,
         _ => return Err(FileError::invalid(path, text, problems)),
     };
-    let Places { sources, pins } = read.places;
+    let Places { exceptions, pins, recalls, sources } = read.places;
     Policy::new(read.rules).map_err(|invalid| {
         let span = match invalid.item {
+            Item::Exception(at) => exceptions.get(at),
             Item::Pin(at) => pins.get(at),
+            Item::Recall(at) => recalls.get(at),
             Item::Source(at) => sources.get(at),
         };
         FileError::invalid(path, text, vec![Problem::new(span.cloned(), invalid.message).help(invalid.help)])
@@ -88,8 +90,10 @@ fn parse_for(path: &Path, text: &str, clients: Option<&[String]>) -> Result<Poli
 /// Where the items of the file are, for what only the whole can tell.
 #[derive(Default)]
 struct Places {
-    sources: Vec<Range<usize>>,
+    exceptions: Vec<Range<usize>>,
     pins: Vec<Range<usize>>,
+    recalls: Vec<Range<usize>>,
+    sources: Vec<Range<usize>>,
 }
 
 struct Read {
@@ -159,13 +163,10 @@ fn link(text: &str) -> Result<String, String> {
     }
 }
 
-/// A code in force; one of a later version is named as such.
+/// A code.
 fn code(text: &str) -> Result<Code, String> {
     if let Some(code) = Code::parse(text) {
         return Ok(code);
-    }
-    if keys::LATER_CODES.contains(&text) {
-        return Err(keys::not_enforced(text));
     }
     let near = super::diagnostic::nearest(text, Code::ALL.iter().map(|code| code.as_str()));
     Err(near.map_or_else(
@@ -197,6 +198,16 @@ impl Reader<'_> {
             pins.extend(self.pin(&fields, &span));
             places.pins.push(span);
         }
+        let mut recalls = Vec::new();
+        for (fields, span) in self.tables(&top, "recall", &RECALL) {
+            recalls.extend(self.recall(&fields, &span));
+            places.recalls.push(span);
+        }
+        let mut exceptions = Vec::new();
+        for (fields, span) in self.tables(&top, "exception", &EXCEPTION) {
+            exceptions.extend(self.exception(&fields, &span));
+            places.exceptions.push(span);
+        }
         let mut tests = Vec::new();
         for (fields, span) in self.tables(&top, "test", &TEST) {
             tests.extend(self.test(&fields, &span));
@@ -211,6 +222,8 @@ impl Reader<'_> {
             require: require.unwrap_or_default(),
             sources,
             pins,
+            recalls,
+            exceptions,
             tests,
         };
         Some(Read { rules, places })
@@ -221,33 +234,6 @@ impl Reader<'_> {
         let pattern = self.required(fields, "match", Match::parse);
         let leaves = self.leaves(fields);
         Some(SourceRule { id: id?, pattern: pattern?, leaves, at: self.at(span) })
-    }
-
-    fn leaves(&mut self, fields: &Fields<'_>) -> Leaves {
-        let clients = self.clients;
-        let tags = self.table(fields, "tags", &TAGS);
-        let modes = self.table(fields, "modes", &MODES);
-        let mut leaves = Leaves {
-            clients: self.written_list(fields, "clients", |text| known(label(text)?, clients)),
-            digests: self.written_choice(fields, "digests", &Digests::ALL, Digests::as_str),
-            mode: self.choice(fields, "mode", &Mode::ALL, Mode::as_str),
-            ..Leaves::default()
-        };
-        if let Some(tags) = tags {
-            leaves.allow = self.written_list(&tags, "allow", Pattern::parse);
-            leaves.deny = self.written_list(&tags, "deny", Pattern::parse);
-            leaves.moved = self.written_choice(&tags, "moved", &Moved::ALL, Moved::as_str);
-        }
-        if let Some(modes) = modes {
-            let mut mode = |key| self.choice(&modes, key, &Mode::ALL, Mode::as_str);
-            leaves.modes = Modes {
-                digest: mode("digest"),
-                media: mode("media"),
-                tag: mode("tag"),
-                tag_moved: mode("tag.moved"),
-            };
-        }
-        leaves
     }
 
     fn pin(&mut self, fields: &Fields<'_>, span: &Range<usize>) -> Option<Pin> {
@@ -265,25 +251,13 @@ impl Reader<'_> {
             self.missing(fields, "expect");
         }
         let because = self.list(fields, "because", code).unwrap_or_default();
-        let facts = self.table(fields, "facts", &FACTS).map(|facts| Given {
-            digest: self.text(&facts, "digest", parsed),
-            locked: self.text(&facts, "locked", parsed),
-            tags: self.list(&facts, "tags", parsed).unwrap_or_default(),
-        });
+        let facts = self.given(fields);
         let client = self.text(fields, "client", label);
         let time = self.time(fields, "at");
-        Some(PolicyTest {
-            pull: pull?,
-            expect: expect?,
-            because,
-            facts: facts.unwrap_or_default(),
-            client,
-            time,
-            at: self.at(span),
-        })
+        Some(PolicyTest { pull: pull?, expect: expect?, because, facts, client, time, at: self.at(span) })
     }
 
-    fn written_list<T>(
+    pub(super) fn written_list<T>(
         &mut self,
         fields: &Fields<'_>,
         key: &str,
@@ -293,7 +267,7 @@ impl Reader<'_> {
         Some(Written { value, at: self.at_of(fields, key) })
     }
 
-    fn written_choice<T: Copy>(
+    pub(super) fn written_choice<T: Copy>(
         &mut self,
         fields: &Fields<'_>,
         key: &str,

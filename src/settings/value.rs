@@ -159,6 +159,13 @@ pub(super) fn registry<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Reg
     })
 }
 
+/// Reads `"50GiB"`, `"500MB"`, `"1024"`. The error says what is expected.
+pub fn bytes(text: &str) -> Result<u64, String> {
+    text.parse::<bytesize::ByteSize>()
+        .map(|size| size.as_u64())
+        .map_err(|_| format!("{text:?} is no size; expected a number with a unit, such as \"1GiB\""))
+}
+
 /// `deserialize_with`: a number of bytes, `"50GiB"` or a bare number.
 pub(super) fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     struct Size;

@@ -142,6 +142,7 @@ fn refused_for(image: Image, code: Code) -> Arc<Judged> {
         observed: "3.11".to_owned(),
         expected: "#.#.#".to_owned(),
         at: Some("policy.toml:41".into()),
+        exception: None,
     }];
     let trace = Arc::new(Trace { source: Some("docker-official".into()), mode: "enforce", checks });
     Judged::new(Judgement { verdict: Verdict::Deny, reasons, trace, ..judgement(image) })

@@ -88,6 +88,7 @@ pub(super) fn object(policy: &Policy, asked: &str, reference: &Reference, offlin
                 "observed": check.observed,
                 "expected": check.expected,
                 "at": check.at,
+                "exception": check.exception,
             })
         })
         .collect();

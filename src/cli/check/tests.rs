@@ -30,7 +30,7 @@ fn check(json: bool, images: &[&str]) -> (String, Exit) {
 #[test]
 fn an_allowed_image_ends_with_0_and_says_what_takes_facts() {
     let (said, exit) = check(false, &["python:3.11.9"]);
-    assert_eq!(said, "allow   docker.io/library/python:3.11.9  needs: media\n");
+    assert_eq!(said, "allow   docker.io/library/python:3.11.9  needs: hold, media, platform, age\n");
     assert_eq!(exit, Exit::Done);
 }
 
@@ -63,7 +63,7 @@ fn json_is_one_object_a_line_with_reasons_and_checks() {
     assert_eq!(
         lines[2]["checks"][0],
         json!({ "id": "client", "result": "pass", "observed": "anonymous",
-        "expected": "a known client or none", "at": null })
+        "expected": "a known client or none", "at": null, "exception": null })
     );
     assert_eq!(exit, Exit::Unjudged);
 }

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::reload::{Reloading, Status, Watched};
+use super::reload::{Reloading, Status, Watched, warn_of_exceptions};
 use crate::audit::{self, Log};
 use crate::catalog::{self, Catalog};
 use crate::cli::Failure;
@@ -127,6 +127,7 @@ impl Running {
         let mut metrics = Metrics::new();
         let clients: Vec<String> = settings.clients.iter().map(|client| client.name.clone()).collect();
         let policy = policy::load_for(&settings.policy.file, &clients)?;
+        warn_of_exceptions(&policy, clock.now());
         let tls = &settings.listen.tls;
         let certificates = Certificates::load_or_create(
             CertificateSettings {
@@ -197,6 +198,7 @@ impl Running {
             certificates,
             client_ca,
             tls: tls.clone(),
+            clock: clock.clone(),
         };
         let reloading =
             Reloading::start(watched, gate.clone(), Box::new(make_rules), status.clone(), poll, stop.clone());

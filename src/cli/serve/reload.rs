@@ -12,6 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::clock::Clock;
 use crate::gate::{Gate, Rules};
 use crate::policy::Policy;
 use crate::server::certificates::{CertificateError, Certificates, ClientCa, server_config};
@@ -133,6 +134,7 @@ pub(super) struct Watched {
     /// The client CA's file, and what is in force of it.
     pub(super) client_ca: Option<(PathBuf, ClientCa)>,
     pub(super) tls: Arc<Tls>,
+    pub(super) clock: Clock,
 }
 
 /// How often certificates are looked at for renewal.
@@ -157,7 +159,7 @@ impl Reloading {
         poll: Duration,
         stop: CancellationToken,
     ) -> Self {
-        let Watched { policy_file, clients, certificates, mut client_ca, tls } = watched;
+        let Watched { policy_file, clients, certificates, mut client_ca, tls, clock } = watched;
         let (mut policies, policy) = watch::watch(vec![policy_file.clone()], poll);
         let ca_file = client_ca.iter().map(|(file, _)| file.clone());
         let files = certificates.files().into_iter().chain(ca_file).collect();
@@ -166,7 +168,7 @@ impl Reloading {
         let tasks = TaskTracker::new();
         tasks.spawn(async move {
             while let Some(Some(_)) = until.run_until_cancelled(policies.recv()).await {
-                let outcome = adopt(&policy_file, &clients, &gate, &make_rules).await;
+                let outcome = adopt(&policy_file, &clients, &gate, &make_rules, &clock).await;
                 status_of_policy.settle(What::Policy, outcome);
             }
         });
@@ -230,29 +232,67 @@ fn read_again(
     Ok(())
 }
 
+/// The former policy goes on, and that is on record.
+async fn refuse(gate: &Gate, text: String) -> Outcome {
+    tracing::error!(error = %text, "the policy file cannot be used; the former policy goes on");
+    if let Err(error) = gate.record_refused_policy(&text).await {
+        tracing::error!(%error, "that a policy file was refused could not be recorded");
+    }
+    Outcome::Refused(text)
+}
+
+/// Says which exceptions end soon, so that somebody renews them or mends the image in time.
+pub(super) fn warn_of_exceptions(policy: &Policy, now: jiff::Timestamp) {
+    for exception in policy.exceptions().iter().filter(|exception| exception.ends_soon(now)) {
+        tracing::warn!(
+            exception = %exception.id,
+            image = %exception.image,
+            expires = %exception.expires,
+            ticket = %exception.ticket,
+            "an exception ends within 14 days"
+        );
+    }
+}
+
 /// Puts the policy of this file in force.
-async fn adopt(file: &Path, clients: &[String], gate: &Gate, make_rules: &MakeRules) -> Outcome {
+async fn adopt(
+    file: &Path,
+    clients: &[String],
+    gate: &Gate,
+    make_rules: &MakeRules,
+    clock: &Clock,
+) -> Outcome {
     let policy = match policy::load_for(file, clients) {
         Ok(policy) => policy,
-        Err(error) => {
-            let text = error.to_string();
-            tracing::error!(error = %text, "the policy file cannot be used; the former policy goes on");
-            if let Err(error) = gate.record_refused_policy(&text).await {
-                tracing::error!(%error, "that a policy file was refused could not be recorded");
-            }
-            return Outcome::Refused(text);
-        }
+        Err(error) => return refuse(gate, error.to_string()).await,
     };
-    if policy.sha256() == gate.rules().policy().sha256() {
+    let former = gate.rules();
+    if policy.sha256() == former.policy().sha256() {
         return Outcome::Unchanged;
     }
+    let dropped = former.policy().recalls_dropped(&policy);
+    if let (Some(first), true) = (dropped.first(), former.policy().revision() == policy.revision()) {
+        let more = match dropped.len() {
+            1 => String::new(),
+            count => format!(" and {} more", count - 1),
+        };
+        return refuse(
+            gate,
+            format!(
+                "{}: it no longer recalls {first}{more}, and its revision is still {:?}; give it a new revision if that is meant",
+                file.display(),
+                policy.revision()
+            ),
+        )
+        .await;
+    }
+    warn_of_exceptions(&policy, clock.now());
     let rules = make_rules(policy);
     tracing::info!(
         policy = rules.policy().name(),
         revision = rules.policy().revision(),
         "a new policy is in force"
     );
-    let former = gate.rules();
     let changes = former.policy().changes(rules.policy());
     gate.adopt(rules);
     match gate.record_policy(Some(former.stamp()), changes).await {

@@ -1,18 +1,20 @@
 //! Pulls by digest: roots, closure, possession, referrers.
 
-use std::sync::Arc;
-
 use super::{Grant, Judge, Stop, short};
-use crate::oci::{Descriptor, Digest, Fault};
+use crate::oci::{Descriptor, Digest, Fault, Kind};
 use crate::policy::companion::{self, LEVELS_MAX};
+use crate::policy::content::Finding;
 use crate::policy::{Code, Digests, Image, Known, Lack, Mode, Reason, Root, Roots, Target};
+
+/// How many of the manifests that lead to a digest are looked into to find one that is permitted.
+const ROOTS_MAX: usize = 16;
 
 /// How a digest stands in its repository.
 pub(super) enum Standing {
     /// A companion of an admitted digest; of a softened one when a reason is given.
     Leaf(Option<Reason>),
-    /// Nothing admitted leads to it.
-    Outside,
+    /// Nothing admitted leads to it; what leads to it is refused for this.
+    Outside(Vec<Finding>),
     /// Itself admitted, or in the closure of something that is; softened when a reason is given.
     Root(Option<Reason>),
 }
@@ -24,7 +26,7 @@ impl Standing {
             Self::Leaf(None) => 3,
             Self::Root(Some(_)) => 2,
             Self::Leaf(Some(_)) => 1,
-            Self::Outside => 0,
+            Self::Outside(_) => 0,
         }
     }
 }
@@ -49,27 +51,27 @@ fn holds(roots: &Roots, target: &Descriptor) -> bool {
     roots.size.is_none_or(|size| size == target.size)
 }
 
-/// How one root is judged.
+/// How one root is judged by its names.
 enum Verdicts {
     Clean,
     Refused,
     Softened(Reason),
 }
 
-impl Judge<'_> {
+impl<'a> Judge<'a> {
     pub(super) fn manifest(&mut self, digest: Digest) -> Result<Grant, Stop> {
         let image = self.admitted(digest)?;
         Ok(Grant::of(Target::Manifest(image.manifest.clone())))
     }
 
     /// The manifest of a digest that may be asked for as a root, its content judged as well.
-    fn admitted(&mut self, digest: Digest) -> Result<Arc<Image>, Stop> {
+    fn admitted(&mut self, digest: Digest) -> Result<&'a Image, Stop> {
         let leaf = self.digest_rules(digest)?;
         let image = self.image(digest)?;
         if leaf {
-            self.leaf_rules(digest, &image);
+            self.leaf_rules(digest, image);
         }
-        self.content(&image)?;
+        self.content(image, leaf)?;
         Ok(image)
     }
 
@@ -77,7 +79,7 @@ impl Judge<'_> {
     fn digest_rules(&mut self, digest: Digest) -> Result<bool, Stop> {
         let standing = self.standing(digest, LEVELS_MAX)?;
         let rule = &self.source.digests;
-        let outside = matches!(standing, Standing::Outside);
+        let outside = matches!(standing, Standing::Outside(_));
         match self.policy.pinned(self.name, &digest) {
             Some(pin) => self.check("digest", true, digest.to_string(), "pinned", &pin.at),
             None => self.check("digest", !outside, digest.to_string(), rule.value.as_str(), &rule.at),
@@ -91,12 +93,19 @@ impl Judge<'_> {
                 self.soften(reason);
                 false
             }
-            Standing::Outside => {
+            Standing::Outside(findings) if findings.is_empty() => {
                 let reason = self.digest_refused(digest);
                 self.fail(reason);
                 false
             }
+            Standing::Outside(findings) => {
+                self.take(findings);
+                false
+            }
         };
+        if !leaf && self.broken.is_empty() {
+            self.hold_digest(digest)?;
+        }
         self.end_of_phase()?;
         Ok(leaf)
     }
@@ -122,8 +131,8 @@ impl Judge<'_> {
             );
         }
         // Whether an allowed tag leads to it could not be found out: that is another answer than "none does".
-        if let (Known::Failed(fault), false, Mode::Enforce) =
-            (&self.facts.listed, literals.is_empty(), self.source.modes.digest)
+        if let (Known::Failed(fault), false, true) =
+            (&self.facts.listed, literals.is_empty(), self.refuses(Code::DigestUnknown))
             && !matches!(fault, Fault::Absent(_))
         {
             self.fault = Some(fault.clone());
@@ -152,10 +161,13 @@ impl Judge<'_> {
             return Ok(Standing::Root(None));
         }
         if self.is_hopeless() {
-            return Ok(Standing::Outside);
+            return Ok(Standing::Outside(Vec::new()));
         }
         let roots = self.roots(digest)?;
-        let standing = self.best(roots, reach);
+        let standing = self.best(roots, reach, |root| {
+            // Its own content is judged when it is served.
+            if root.digest == digest { Ok(Some(Vec::new())) } else { self.stands(root) }
+        })?;
         self.sweep(&standing)?;
         Ok(standing)
     }
@@ -165,7 +177,8 @@ impl Judge<'_> {
         self.source.digests.value != Digests::Any
             && self.source.allow.value.is_empty()
             && self.policy.pins_of(self.name).is_empty()
-            && self.source.modes.tag == Mode::Enforce
+            && self.source.mode_of(Code::TagNotAllowed) == Mode::Enforce
+            && !self.is_excused()
     }
 
     /// Where literal tags alone say what is known, they are resolved before anything is refused.
@@ -179,20 +192,73 @@ impl Judge<'_> {
         }
     }
 
-    fn best(&self, roots: &Roots, reach: u8) -> Standing {
-        let mut best = Standing::Outside;
-        for root in roots.roots.iter().filter(|root| root.levels <= reach) {
-            let reason = match self.root(root) {
-                Verdicts::Clean => None,
-                Verdicts::Refused => continue,
-                Verdicts::Softened(reason) => Some(reason),
-            };
-            let standing = if root.levels == 0 { Standing::Root(reason) } else { Standing::Leaf(reason) };
-            if standing.rank() > best.rank() {
-                best = standing;
+    /// The best root of all that are admitted by name and that `content` lets stand. Facts that
+    /// several lack are needed together; what one of them decides needs no more.
+    fn best(
+        &self,
+        roots: &'a Roots,
+        reach: u8,
+        content: impl Fn(&'a Root) -> Result<Option<Vec<Finding>>, Stop>,
+    ) -> Result<Standing, Stop> {
+        let mut best = Standing::Outside(Vec::new());
+        let mut missing = Vec::new();
+        for (root, reason) in self.named(roots).into_iter().filter(|(root, _)| root.levels <= reach) {
+            match content(root) {
+                Ok(Some(findings)) if self.passes_content(&findings) => {
+                    let standing =
+                        if root.levels == 0 { Standing::Root(reason) } else { Standing::Leaf(reason) };
+                    if standing.rank() > best.rank() {
+                        best = standing;
+                    }
+                    if best.rank() == 4 {
+                        break;
+                    }
+                }
+                Ok(None) => {}
+                Ok(Some(findings)) => {
+                    if let Standing::Outside(told) = &mut best
+                        && told.is_empty()
+                    {
+                        *told = findings;
+                    }
+                }
+                Err(Stop::Need(Lack::Contents(more))) => missing.extend(more),
+                Err(stop) => return Err(stop),
             }
         }
-        best
+        if best.rank() < 4 {
+            together(missing)?;
+        }
+        Ok(best)
+    }
+
+    /// The roots that are admitted by their names, nearest first; those whose refusal a mode softens
+    /// or an exception waives with its reason. Where they must be looked into, not too many.
+    fn named(&self, roots: &'a Roots) -> Vec<(&'a Root, Option<Reason>)> {
+        let most = if self.looks_inside() { ROOTS_MAX } else { usize::MAX };
+        let named = roots.roots.iter().filter_map(|root| match self.root(root) {
+            Verdicts::Clean => Some((root, None)),
+            Verdicts::Refused => None,
+            Verdicts::Softened(reason) => Some((root, Some(reason))),
+        });
+        named.take(most).collect()
+    }
+
+    /// What is found in a root other than the one to be served; none where it cannot be had.
+    fn stands(&self, root: &Root) -> Result<Option<Vec<Finding>>, Stop> {
+        if let Some(recalled) = self.recalled_digest(root.digest)? {
+            return Ok(Some(vec![recalled]));
+        }
+        if !self.looks_inside() {
+            return Ok(Some(Vec::new()));
+        }
+        match self.contents(&[root.digest])?.first() {
+            Some((_, Known::Is(content))) => Ok(Some(self.findings(&content.manifest, 0, false)?)),
+            Some((_, Known::Failed(fault))) => {
+                Ok(Some(vec![Finding::unavailable(&short(&root.digest), fault)]))
+            }
+            Some((_, Known::Unasked)) | None => Ok(None),
+        }
     }
 
     /// One root by the same rules as if it had been asked for.
@@ -201,14 +267,13 @@ impl Judge<'_> {
         if source.digests.value == Digests::Any || self.is_named(root) {
             return Verdicts::Clean;
         }
-        match root.tags.first() {
-            // It was served under that tag with a warning, so its closure follows.
-            Some(tag) if source.modes.tag != Mode::Enforce => Verdicts::Softened(match source.denied(tag) {
-                Some(pattern) => self.tag_denied(tag, pattern.as_str()),
-                None => self.tag_not_allowed(tag, false),
-            }),
-            _ => Verdicts::Refused,
-        }
+        let refused = |tag: &crate::oci::Tag| match source.denied(tag) {
+            Some(pattern) => self.tag_denied(tag, pattern.as_str()),
+            None => self.tag_not_allowed(tag, false),
+        };
+        // It was served under that tag with a warning, or excused, so its closure follows.
+        let softened = root.tags.iter().map(refused).find(|reason| !self.refuses(reason.code));
+        softened.map_or(Verdicts::Refused, Verdicts::Softened)
     }
 
     /// Whether the policy itself names what leads to this root: a pin, or a tag that passes.
@@ -218,7 +283,7 @@ impl Judge<'_> {
     }
 
     pub(super) fn blob(&mut self, digest: Digest) -> Result<Grant, Stop> {
-        if self.is_hopeless() && self.source.modes.digest == Mode::Enforce {
+        if self.is_hopeless() && self.refuses(Code::DigestUnknown) {
             let reason = self.outside(digest);
             self.fail(reason);
             return Err(Stop::Refuse);
@@ -227,32 +292,36 @@ impl Judge<'_> {
         if roots.roots.iter().any(|root| root.digest == digest) {
             // It is a manifest of this repository: by whatever road it is asked for, it is judged as one.
             let image = self.image(digest)?;
-            self.content(&image)?;
+            self.content(image, false)?;
         }
-        let part = self.best_part(roots);
-        let standing = part.as_ref().map_or(&Standing::Outside, |part| &part.standing);
-        self.sweep(standing)?;
+        let (part, told) = self.best_part(roots, digest)?;
+        self.sweep(part.as_ref().map_or(&Standing::Outside(Vec::new()), |part| &part.standing))?;
         let rule = &self.source.digests;
+        if part.is_none() && !told.is_empty() {
+            self.check("closure", false, "in images that are refused", EXPECTED, &rule.at);
+            self.take(told);
+            return Err(Stop::Refuse);
+        }
         // A softened digest rule admits every manifest of this repository, and so its closure.
         let part = match part {
-            None if rule.value != Digests::Any && self.source.modes.digest != Mode::Enforce => {
-                self.softened_part(roots)
+            None if rule.value != Digests::Any && !self.refuses(Code::DigestUnknown) => {
+                self.softened_part(roots, digest)?
             }
             part => part,
         };
+        let leaf = matches!(&part, Some(Part { standing: Standing::Leaf(_), .. }));
         let (reason, target) = match part {
-            None => (None, None),
             Some(Part { standing: Standing::Leaf(reason) | Standing::Root(reason), target, .. }) => {
                 (reason, Some(target))
             }
-            Some(Part { standing: Standing::Outside, .. }) => (None, None),
+            Some(Part { standing: Standing::Outside(_), .. }) | None => (None, None),
         };
         let found = roots.roots.iter().find(|root| root.levels == 0);
         self.check(
             "closure",
             target.is_some() && reason.is_none(),
             found.map_or_else(|| "in no known image".to_owned(), |root| format!("in {}", root.digest)),
-            "in the closure of a permitted image of this repository",
+            EXPECTED,
             &rule.at,
         );
         let Some(target) = target else {
@@ -261,6 +330,9 @@ impl Judge<'_> {
             return Err(Stop::Refuse);
         };
         self.soften(reason);
+        if !leaf {
+            self.hold_digest(digest)?;
+        }
         self.end_of_phase()?;
         let size = target.size;
         let possession = match &self.facts.possession {
@@ -282,43 +354,144 @@ impl Judge<'_> {
     }
 
     /// The descriptor by which a blob is served: that of the root which permits it. Among several the
-    /// one that is known to be true, then the one that stands best, then the one a tag leads to.
-    fn best_part<'r>(&self, roots: &'r Roots) -> Option<Part<'r>> {
-        let mut best: Option<Part<'r>> = None;
-        for root in &roots.roots {
-            let reason = match self.root(root) {
-                Verdicts::Clean => None,
-                Verdicts::Refused => continue,
-                Verdicts::Softened(reason) => Some(reason),
-            };
+    /// one that is known to be true, then the one that stands best, then the one a tag leads to. Where
+    /// none does, what was found in the nearest that is admitted by name.
+    fn best_part(&self, roots: &'a Roots, blob: Digest) -> Result<(Option<Part<'a>>, Vec<Finding>), Stop> {
+        let mut best: Option<Part<'a>> = None;
+        let (mut told, mut missing) = (Vec::new(), Vec::new());
+        for (root, reason) in self.named(roots) {
             let named = self.is_named(root);
-            for (levels, target) in &root.parts {
+            let parts = root.parts.iter().filter_map(|(levels, target)| {
                 let standing = match levels {
                     0 => Standing::Root(reason.clone()),
                     1..=LEVELS_MAX if companion::is_leaf_blob(target) => Standing::Leaf(reason.clone()),
-                    _ => continue,
+                    _ => return None,
                 };
-                let part = Part { standing, target, named, holds: holds(roots, target) };
-                if best.as_ref().is_none_or(|best| part.rank() > best.rank()) {
-                    best = Some(part);
-                }
+                Some(Part { standing, target, named, holds: holds(roots, target) })
+            });
+            // The first among equals: `max_by_key` takes the last.
+            let parts: Vec<Part<'a>> = parts.collect();
+            let Some(part) = parts.into_iter().rev().max_by_key(Part::rank) else { continue };
+            if best.as_ref().is_some_and(|best| best.rank() >= part.rank()) {
+                continue;
+            }
+            match self.leads(root, roots, blob) {
+                Ok(Some(findings)) if self.passes_content(&findings) => best = Some(part),
+                Ok(Some(findings)) if told.is_empty() => told = findings,
+                Ok(_) => {}
+                Err(Stop::Need(Lack::Contents(more))) => missing.extend(more),
+                Err(stop) => return Err(stop),
             }
         }
-        best
+        if best.as_ref().is_none_or(|best| !best.holds || best.standing.rank() < 4) {
+            together(missing)?;
+        }
+        Ok((best, told))
     }
 
     /// The same where every manifest of the repository counts, with a warning.
-    fn softened_part<'r>(&mut self, roots: &'r Roots) -> Option<Part<'r>> {
-        let parts = roots.roots.iter().flat_map(|root| root.parts.iter().map(move |part| (root, part)));
-        let own = parts.filter(|(_, (levels, _))| *levels == 0);
-        // The first among equals: `max_by_key` takes the last.
-        let (root, (_, target)) = own.rev().max_by_key(|(_, (_, target))| holds(roots, target))?;
-        let reason = self.digest_refused(root.digest);
-        Some(Part {
-            standing: Standing::Root(Some(reason)),
-            target,
-            named: false,
-            holds: holds(roots, target),
+    fn softened_part(&mut self, roots: &'a Roots, blob: Digest) -> Result<Option<Part<'a>>, Stop> {
+        let most = if self.looks_inside() { ROOTS_MAX } else { usize::MAX };
+        let mut best: Option<(Digest, &'a Descriptor)> = None;
+        for root in roots.roots.iter().take(most) {
+            let own = root.parts.iter().filter(|(levels, _)| *levels == 0).map(|(_, target)| target);
+            let Some(target) = own.rev().max_by_key(|target| holds(roots, target)) else { continue };
+            if best.is_some_and(|(_, best)| holds(roots, best) || !holds(roots, target)) {
+                continue;
+            }
+            if self.leads(root, roots, blob)?.is_some_and(|findings| self.passes_content(&findings)) {
+                best = Some((root.digest, target));
+            }
+        }
+        let Some((root, target)) = best else { return Ok(None) };
+        let reason = self.digest_refused(root);
+        let standing = Standing::Root(Some(reason));
+        Ok(Some(Part { standing, target, named: false, holds: holds(roots, target) }))
+    }
+
+    /// What is found in a root on the way to a blob: its own content, and that the manifest which
+    /// names the blob is one that is handed out. None where it does not lead there that way.
+    fn leads(&self, root: &'a Root, roots: &'a Roots, blob: Digest) -> Result<Option<Vec<Finding>>, Stop> {
+        let recalls = !self.policy.recalls.is_empty();
+        if !self.looks_inside() {
+            if !recalls {
+                return Ok(Some(Vec::new()));
+            }
+            // Whatever lies between is recalled with what is above it.
+            return Ok(Some(self.recalled_digest(root.digest)?.into_iter().collect()));
+        }
+        let near: Vec<&Root> = roots.roots.iter().filter(|root| root.levels == 0).take(ROOTS_MAX).collect();
+        let mut wanted: Vec<Digest> = near.iter().map(|root| root.digest).collect();
+        wanted.push(root.digest);
+        let contents = self.contents(&wanted)?;
+        let content = |digest: &Digest| {
+            let (_, known) = contents.iter().find(|(found, _)| found == digest)?;
+            match known {
+                Known::Is(content) => Some(&**content),
+                Known::Failed(_) | Known::Unasked => None,
+            }
+        };
+        let Some(above) = self.stands(root)? else { return Ok(None) };
+        if !self.passes_content(&above) {
+            return Ok(Some(above));
+        }
+        if content(&root.digest).is_some_and(|own| own.manifest.blobs().any(|edge| edge.digest == blob)) {
+            return Ok(Some(above));
+        }
+        // Through an index or a subject: the manifest in between must be one that may be had itself.
+        let mut refused = None;
+        for parent in near.iter().filter(|parent| parent.digest != root.digest) {
+            let Some(found) = content(&parent.digest) else { continue };
+            let manifest = &found.manifest;
+            let names = manifest.kind == Kind::Image && manifest.blobs().any(|edge| edge.digest == blob);
+            let inside = root.levels > 0 || self.reaches(root.digest, parent.digest, &content);
+            if !names || !inside {
+                continue;
+            }
+            let leaf = root.levels > 0
+                || companion::excess(manifest).is_none()
+                    && self.is_attestation(root.digest, parent.digest, &content);
+            let own = match self.recalled_digest(parent.digest)? {
+                Some(recalled) => vec![recalled],
+                None => self.findings(manifest, 0, leaf)?,
+            };
+            if self.passes_content(&own) {
+                return Ok(Some(above));
+            }
+            refused = refused.or(Some(own));
+        }
+        Ok(refused)
+    }
+
+    /// Whether an index lists a manifest, itself or by an index it lists.
+    fn reaches<'c>(
+        &self,
+        index: Digest,
+        manifest: Digest,
+        content: &impl Fn(&Digest) -> Option<&'c crate::policy::Content>,
+    ) -> bool {
+        let Some(index) = content(&index) else { return false };
+        index.manifest.children().any(|child| {
+            child.digest == manifest
+                || content(&child.digest)
+                    .is_some_and(|inner| inner.manifest.children().any(|child| child.digest == manifest))
+        })
+    }
+
+    /// Whether an index lists a manifest as one for no platform.
+    fn is_attestation<'c>(
+        &self,
+        index: Digest,
+        manifest: Digest,
+        content: &impl Fn(&Digest) -> Option<&'c crate::policy::Content>,
+    ) -> bool {
+        let Some(index) = content(&index) else { return false };
+        index.manifest.children().any(|child| {
+            child.digest == manifest
+                && child
+                    .platform
+                    .as_ref()
+                    .is_some_and(|platform| platform.os == "unknown" && platform.architecture == "unknown")
         })
     }
 
@@ -350,3 +523,12 @@ impl Judge<'_> {
         }
     }
 }
+
+/// What several lack, each once.
+fn together(mut missing: Vec<Digest>) -> Result<(), Stop> {
+    missing.sort();
+    missing.dedup();
+    if missing.is_empty() { Ok(()) } else { Err(Stop::Need(Lack::Contents(missing))) }
+}
+
+const EXPECTED: &str = "in the closure of a permitted image of this repository";

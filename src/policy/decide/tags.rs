@@ -8,7 +8,7 @@ use crate::oci::{Digest, Fault, Tag};
 use crate::policy::companion::{self, Companion, LEVELS_MAX};
 use crate::policy::{Code, Digests, Fresh, Mode, Moved, Reason, TagFact, Target};
 
-impl Judge<'_> {
+impl<'a> Judge<'a> {
     pub(super) fn tag(&mut self, tag: &Tag) -> Result<Grant, Stop> {
         let companion = Companion::of(tag);
         let pin = self.policy.pin(self.name, tag);
@@ -22,13 +22,15 @@ impl Judge<'_> {
         let (digest, lock) = match pin {
             Some(pin) => {
                 self.check("pin", true, pin.digest.to_string(), pin.digest.to_string(), &pin.at);
+                self.resolved(pin.digest);
                 (pin.digest, false)
             }
             None => self.resolve(tag)?,
         };
         self.end_of_phase()?;
+        self.recalled_under_tag(digest)?;
         let image = self.image(digest)?;
-        self.content(&image)?;
+        self.content(image, false)?;
         Ok(Grant { target: Target::Manifest(image.manifest.clone()), lock: lock.then(|| tag.clone()) })
     }
 
@@ -108,6 +110,7 @@ impl Judge<'_> {
             Moved::Follow => fact.current,
         };
         let Some(served) = served else { return Err(self.absent(tag, fact)) };
+        self.resolved(served);
         if let (Moved::Deny, Some(lock)) = (moved.value, fact.lock) {
             let elsewhere = match fact.current {
                 Some(current) => current != lock,
@@ -130,7 +133,11 @@ impl Judge<'_> {
                 ));
             }
         }
-        Ok((served, fact.lock != Some(served) && !fact.stale))
+        let held = self.hold_tag(tag, fact, served)?;
+        if held != served {
+            self.resolved(held);
+        }
+        Ok((held, fact.lock != Some(held) && !fact.stale))
     }
 
     fn absent(&self, tag: &Tag, fact: &TagFact) -> Stop {
@@ -141,6 +148,7 @@ impl Judge<'_> {
     /// A companion's grant; none when the tag has to stand as an ordinary one.
     fn companion_tag(&mut self, tag: &Tag, companion: Companion) -> Result<Option<Grant>, Stop> {
         let (standing, subject) = match (self.source.digests.value, companion.subject) {
+            (_, Some(subject)) if self.recalled_digest(subject)?.is_some() => return Ok(None),
             (Digests::Any, subject) => (Standing::Root(None), subject),
             (_, None) => return Ok(None),
             // One level is the tag's own, so its subject may be one level away at most.
@@ -150,7 +158,7 @@ impl Judge<'_> {
         let at = &self.source.digests.at;
         let reason = match standing {
             Standing::Leaf(reason) | Standing::Root(reason) => reason,
-            Standing::Outside => {
+            Standing::Outside(_) => {
                 self.check("companion", false, subject, "of an admitted digest", at);
                 return Ok(None);
             }
@@ -158,8 +166,8 @@ impl Judge<'_> {
         let fact = self.tag_fact(tag, Fresh::Ttl)?;
         // Companions are never locked: a lock says that it was served as an ordinary tag, and it stays
         // one as long as the tag rules serve it.
-        let ordinary =
-            self.source.modes.tag != Mode::Enforce || self.policy.passes(self.source, self.name, tag);
+        let ordinary = self.source.mode_of(Code::TagNotAllowed) != Mode::Enforce
+            || self.policy.passes(self.source, self.name, tag);
         if fact.lock.is_some() && ordinary {
             return Ok(None);
         }
@@ -172,7 +180,8 @@ impl Judge<'_> {
         }
         self.check("companion", true, subject, "of an admitted digest", at);
         self.soften(reason);
-        self.content(&image)?;
+        self.recalled_under_tag(digest)?;
+        self.content(image, true)?;
         Ok(Some(Grant::of(Target::Manifest(image.manifest.clone()))))
     }
 }

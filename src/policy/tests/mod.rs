@@ -1,8 +1,13 @@
 //! The evaluator as a whole: rules in, facts in, decisions out.
 
 mod blobs;
+mod contents;
 mod digests;
+mod exceptions;
+mod holds;
+mod offline;
 mod properties;
+mod recalls;
 mod rules;
 mod tags;
 
@@ -14,7 +19,9 @@ use jiff::Timestamp;
 
 use super::*;
 use crate::identity::{Attribution, Caller, Class};
-use crate::oci::{Ask, Descriptor, Digest, Fault, Kind, Manifest, Name, Platform, Role, Tag, What};
+use crate::oci::{
+    Ask, Descriptor, Digest, Fault, ImageConfig, Kind, Manifest, Name, Platform, Role, Tag, What,
+};
 
 pub(super) const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 pub(super) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -85,6 +92,8 @@ pub(super) fn rules(leaves: Leaves) -> Rules {
         require: Leaves { deny: patterns(&["latest", "rc*"]), ..Leaves::default() },
         sources: vec![source("a", "r.io/a/*", leaves)],
         pins: Vec::new(),
+        recalls: Vec::new(),
+        exceptions: Vec::new(),
         tests: Vec::new(),
     }
 }
@@ -95,7 +104,69 @@ pub(super) fn policy(rules: Rules) -> Policy {
 
 pub(super) fn decide(policy: &Policy, what: What, facts: &Facts) -> Decision {
     let ask = Ask { name: name("r.io/a/x"), what };
-    policy.decide(&anyone(), &ask, facts, Timestamp::UNIX_EPOCH)
+    policy.decide(&anyone(), &ask, facts, now())
+}
+
+/// A Monday morning.
+pub(super) fn now() -> Timestamp {
+    time("2026-11-23T08:00:00Z")
+}
+
+pub(super) fn time(text: &str) -> Timestamp {
+    text.parse().expect(text)
+}
+
+/// A recall that names nothing yet.
+pub(super) fn recall(id: &str) -> Recall {
+    Recall {
+        id: id.into(),
+        reason: "CVE-2026-12345".into(),
+        digests: Vec::new(),
+        layers: Vec::new(),
+        diff_ids: Vec::new(),
+        images: Vec::new(),
+        replace: None,
+        at: "policy.toml:7".into(),
+    }
+}
+
+/// An exception on `r.io/a/x` in November 2026.
+pub(super) fn exception(image: &str, waive: &[Softenable]) -> Exception {
+    Exception {
+        id: "EX-1".into(),
+        image: image.parse().expect(image),
+        waive: waive.to_vec(),
+        reason: "being rebuilt".into(),
+        ticket: "SEC-1".into(),
+        requested_by: "app@example.com".into(),
+        approved_by: "security@example.com".into(),
+        approved: "2026-11-01".parse().expect("a date"),
+        expires: "2026-11-30".parse().expect("a date"),
+        at: "policy.toml:3".into(),
+    }
+}
+
+/// What an image config says: for linux/amd64, run by this user.
+pub(super) fn config(user: &str) -> ImageConfig {
+    ImageConfig {
+        platform: Platform {
+            architecture: "amd64".to_owned(),
+            os: "linux".to_owned(),
+            variant: None,
+            os_version: None,
+        },
+        created: Some(time("2026-11-01T00:00:00Z")),
+        user: user.to_owned(),
+        labels: BTreeMap::new(),
+        diff_ids: Vec::new(),
+    }
+}
+
+/// A manifest that was looked into.
+pub(super) fn content(manifest: Manifest, config: Known<ImageConfig>) -> (Digest, Known<Content>) {
+    let digest = manifest.digest;
+    let content = Content { manifest: Arc::new(manifest), sha256: digest, first_seen: Some(now()), config };
+    (digest, is(content))
 }
 
 pub(super) fn is<T>(value: T) -> Known<T> {

@@ -1,5 +1,7 @@
 //! What holds for any facts.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -77,8 +79,135 @@ fn any_facts() -> impl Strategy<Value = Facts> {
     let roots = (size, prop::collection::vec(root, 0..4)).prop_map(|(size, roots)| Roots { size, roots });
     let fact = (prop::option::of(any_digest()), prop::option::of(any_digest()), any::<bool>())
         .prop_map(|(lock, current, stale)| TagFact { lock, current, stale });
-    (known(image), known(Just(())), known(any::<bool>()), known(roots), known(fact))
-        .prop_map(|(image, listed, possession, roots, tag)| Facts { image, listed, possession, roots, tag })
+    let seen = (any_time(), any::<bool>(), any::<bool>(), any_tag(), any_time(), any::<bool>()).prop_map(
+        |(since, first, served, tag, last, current)| {
+            let sight = Sight { tag, first, served, since, last, current };
+            Seen { first: Some(since), sights: if current { vec![sight] } else { Vec::new() } }
+        },
+    );
+    let bindings = prop::collection::btree_map(Just("EX-1".into()), any_digest(), 0..2);
+    let recalled =
+        (prop::collection::vec(any_digest(), 0..2), any_digest()).prop_map(|(above, tagged)| Recalled {
+            above: SEEDS.iter().map(|seed| (digest(seed), above.clone())).collect(),
+            tagged: [(tagged, tag("1.0"))].into(),
+        });
+    let rest = (
+        known(bindings),
+        prop::collection::btree_map(any_digest(), known(any_content()), 0..4),
+        known(recalled),
+        prop::collection::btree_map(any_digest(), known(seen), 0..4),
+    );
+    (known(image), known(Just(())), known(any::<bool>()), known(roots), known(fact), rest).prop_map(
+        |(image, listed, possession, roots, tag, (bindings, contents, recalled, seen))| Facts {
+            bindings,
+            contents,
+            image,
+            listed,
+            possession,
+            recalled,
+            roots,
+            seen,
+            tag,
+        },
+    )
+}
+
+fn any_time() -> impl Strategy<Value = Timestamp> {
+    (0..100_i64).prop_map(|hours| Timestamp::from_second(now().as_second() - hours * 3600).unwrap())
+}
+
+fn any_content() -> impl Strategy<Value = Content> {
+    let config = (
+        prop::sample::select(&["", "0", "10001", "root", "4294967296"][..]),
+        prop::sample::select(&["linux", "windows", "unknown", ""][..]),
+        prop::option::of(any_time()),
+        any_digest(),
+    )
+        .prop_map(|(user, os, created, diff_id)| ImageConfig {
+            platform: Platform {
+                architecture: "amd64".to_owned(),
+                os: os.to_owned(),
+                variant: None,
+                os_version: None,
+            },
+            created,
+            user: user.to_owned(),
+            labels: BTreeMap::new(),
+            diff_ids: vec![diff_id],
+        });
+    let edges = prop::collection::vec(any_edge(), 0..3);
+    (any_digest(), edges, known(config), any_digest(), any_time()).prop_map(
+        |(named, edges, config, sha256, first_seen)| Content {
+            manifest: Arc::new(manifest(named, edges)),
+            sha256,
+            first_seen: Some(first_seen),
+            config,
+        },
+    )
+}
+
+/// Content rules, held or softened.
+fn any_content_rules() -> impl Strategy<Value = Leaves> {
+    let mode = any_mode();
+    (prop::array::uniform6(any::<bool>()), prop::sample::select(&IndexRule::ALL[..]), mode).prop_map(
+        |([user, platforms, age, size, hold, first], index, mode)| Leaves {
+            age: age.then(|| {
+                let ignore_before = Timestamp::UNIX_EPOCH;
+                let max = Duration::from_secs(48 * 3600);
+                written(AgeRule { max, clocks: AgeClock::ALL.to_vec(), ignore_before })
+            }),
+            hold: hold.then(|| written(Duration::from_secs(24 * 3600))),
+            hold_first: first.then(|| written(HoldFirst::Serve)),
+            index: Some(written(index)),
+            modes: Modes::default().with(Softenable::User, mode).with(Softenable::Hold, mode),
+            platforms: platforms.then(|| {
+                written(vec![PlatformRule {
+                    os: "linux".into(),
+                    architecture: "amd64".into(),
+                    variant: None,
+                }])
+            }),
+            size: size.then(|| written(SizeRule { max: Some(1 << 20), ..SizeRule::default() })),
+            user: user.then(|| written(UserRule { min_uid: 10_001, names: Vec::new() })),
+            ..Leaves::default()
+        },
+    )
+}
+
+fn any_exception() -> impl Strategy<Value = Exception> {
+    let image = prop_oneof![
+        Just("r.io/a/x:1.0".to_owned()),
+        Just("r.io/a/x:latest".to_owned()),
+        any_digest().prop_map(|digest| format!("r.io/a/x@{digest}")),
+    ];
+    (image, prop::sample::subsequence(Softenable::ALL.to_vec(), 1..4)).prop_map(|(image, waive)| Exception {
+        id: "EX-1".into(),
+        image: image.parse().unwrap(),
+        waive,
+        reason: "r".into(),
+        ticket: "T".into(),
+        requested_by: "a".into(),
+        approved_by: "b".into(),
+        approved: "2026-11-01".parse().unwrap(),
+        expires: "2026-12-01".parse().unwrap(),
+        at: "policy.toml:3".into(),
+    })
+}
+
+fn any_recall() -> impl Strategy<Value = Recall> {
+    let digests = || prop::collection::vec(any_digest(), 0..2);
+    let tag = prop::option::of(any_tag());
+    (digests(), digests(), digests(), prop::option::of(tag)).prop_map(|(digests, layers, diff_ids, image)| {
+        let mut recall = recall("RC-1");
+        recall.digests = digests;
+        recall.layers = layers;
+        recall.diff_ids = diff_ids;
+        recall.images = image.into_iter().map(|tag| (name("r.io/a/x"), tag)).collect();
+        if recall.digests.is_empty() && recall.layers.is_empty() && recall.diff_ids.is_empty() {
+            recall.images.push((name("r.io/a/x"), Some(self::tag("x"))));
+        }
+        recall
+    })
 }
 
 fn any_what() -> impl Strategy<Value = What> {
@@ -106,22 +235,42 @@ fn any_rules() -> impl Strategy<Value = Rules> {
         .prop_map(|(allow, digests, moved, [digest, media, tag, tag_moved])| Leaves {
             digests: digests.map(written),
             moved: moved.map(written),
-            modes: Modes {
-                digest: Some(digest),
-                media: Some(media),
-                tag: Some(tag),
-                tag_moved: Some(tag_moved),
-            },
+            modes: Modes::default()
+                .with(Softenable::Digest, digest)
+                .with(Softenable::Media, media)
+                .with(Softenable::Tag, tag)
+                .with(Softenable::TagMoved, tag_moved),
             ..allows(&allow)
         });
-    (leaves, any_mode(), any::<bool>()).prop_map(|(leaves, mode, pinned)| {
-        let mut rules = rules(leaves);
-        rules.mode = mode;
-        if pinned {
-            rules.pins = vec![pin("r.io/a/x", Some("odd"), digest("e"))];
-        }
-        rules
-    })
+    let more = (
+        any_content_rules(),
+        prop::option::of(any_exception()),
+        prop::option::of(any_recall()),
+        any::<bool>(),
+    );
+    (leaves, any_mode(), any::<bool>(), more).prop_map(
+        |(leaves, mode, pinned, (content, exception, recall, judged))| {
+            let mut rules = rules(leaves);
+            rules.mode = mode;
+            if judged {
+                let own = &rules.sources[0].leaves;
+                rules.require = Leaves { deny: rules.require.deny.clone(), ..content };
+                assert!(own.user.is_none());
+            }
+            rules.exceptions = exception.into_iter().collect();
+            rules.recalls = recall
+                .into_iter()
+                .map(|mut recall| {
+                    recall.id = "RC-0".into();
+                    recall
+                })
+                .collect();
+            if pinned {
+                rules.pins = vec![pin("r.io/a/x", Some("odd"), digest("e"))];
+            }
+            rules
+        },
+    )
 }
 
 /// Everything a decision says, in one text.
@@ -158,8 +307,40 @@ proptest! {
     }
 
     #[test]
+    fn one_more_recall_never_allows_more(
+        rules in any_rules(), what in any_what(), facts in any_facts(), recall in any_recall()
+    ) {
+        let mut stricter = rules.clone();
+        stricter.recalls.push(recall);
+        let (loose, strict) = (policy(rules), policy(stricter));
+        let (loose, strict) = (decide(&loose, what.clone(), &facts), decide(&strict, what, &facts));
+        if let Outcome::Permit(permitted) = &strict.outcome {
+            let Outcome::Permit(before) = &loose.outcome else {
+                prop_assert!(!matches!(loose.outcome, Outcome::Refuse(_)), "{:?}\n{:?}", strict, loose);
+                return Ok(());
+            };
+            prop_assert_eq!(format!("{:?}", permitted.target()), format!("{:?}", before.target()));
+            prop_assert_eq!(permitted.lock(), before.lock(), "a recall never moves a lock");
+        }
+    }
+
+    #[test]
+    fn no_exception_lifts_what_nobody_may_waive(
+        rules in any_rules(), what in any_what(), facts in any_facts(), exception in any_exception()
+    ) {
+        let mut excepted = rules.clone();
+        excepted.exceptions = vec![exception];
+        let (strict, excepted) = (policy(Rules { exceptions: Vec::new(), ..rules }), policy(excepted));
+        let (strict, excepted) = (decide(&strict, what.clone(), &facts), decide(&excepted, what, &facts));
+        if let (Outcome::Refuse(refusal), Outcome::Permit(_)) = (&strict.outcome, &excepted.outcome) {
+            let waivable = |code: Code| Softenable::ALL.iter().any(|check| check.codes().contains(&code));
+            prop_assert!(refusal.reasons.iter().all(|reason| waivable(reason.code)), "{:?}", refusal);
+        }
+    }
+
+    #[test]
     fn what_is_permitted_was_judged(rules in any_rules(), what in any_what(), facts in any_facts()) {
-        let enforced = rules.mode == Mode::Enforce && rules.sources[0].leaves.modes.media == Some(Mode::Enforce);
+        let enforced = rules.mode == Mode::Enforce && rules.sources[0].leaves.modes.of(Code::MediaRefused) == Some(Mode::Enforce);
         let decision = decide(&policy(rules), what.clone(), &facts);
         if let Outcome::Permit(permit) = &decision.outcome {
             match permit.target() {
@@ -197,9 +378,40 @@ proptest! {
             let decision = decide(&policy, what.clone(), &facts);
             let Outcome::Need(need) = &decision.outcome else { break decision };
             turns += 1;
-            prop_assert!(turns <= 8, "still needs {:?}", need.lack());
+            prop_assert!(turns <= 12, "still needs {:?}", need.lack());
             match need.lack() {
                 Lack::Image(digest) => facts.image = image_under(*digest, &world),
+                Lack::Bindings => facts.bindings = answered(&world.bindings, BTreeMap::new),
+                Lack::Contents(digests) => {
+                    for digest in digests {
+                        let known = match world.contents.get(digest) {
+                            Some(Known::Is(content)) => {
+                                let mut manifest = Manifest::clone(&content.manifest);
+                                manifest.digest = *digest;
+                                is(Content { manifest: Arc::new(manifest), ..Content::clone(content) })
+                            }
+                            Some(known @ Known::Failed(_)) => known.clone(),
+                            Some(Known::Unasked) | None => Known::Failed(Fault::Absent("c".into())),
+                        };
+                        facts.contents.insert(*digest, known);
+                    }
+                }
+                Lack::Recalled { digests, .. } => {
+                    let mut recalled = match (&facts.recalled, &world.recalled) {
+                        (Known::Is(recalled), _) | (_, Known::Is(recalled)) => Recalled::clone(recalled),
+                        _ => Recalled::default(),
+                    };
+                    for digest in digests {
+                        recalled.above.entry(*digest).or_default();
+                    }
+                    facts.recalled = is(recalled);
+                }
+                Lack::Seen(digest) => {
+                    let known = world.seen.get(digest).map_or_else(|| is(Seen::default()), |known| {
+                        answered(known, Seen::default)
+                    });
+                    facts.seen.insert(*digest, known);
+                }
                 Lack::Listed(_) => {
                     facts.listed = answered(&world.listed, || ());
                     facts.roots = Known::Unasked;

@@ -116,7 +116,7 @@ fn a_softened_tag_is_served_with_a_warning_and_never_locked() {
 
 #[test]
 fn what_a_softened_tag_leads_to_is_served_too() {
-    let modes = Modes { tag: Some(Mode::Warn), ..Modes::default() };
+    let modes = Modes::default().with(Softenable::Tag, Mode::Warn);
     let policy = policy(rules(Leaves { modes, ..allows(&["1.0"]) }));
     let mut facts = Facts {
         roots: roots(Some(descriptor("blob", LAYER, 5)), vec![root("img", &["latest"], 0)]),
@@ -148,17 +148,12 @@ fn each_check_that_has_a_mode_is_softened_by_it_alone() {
         ..Facts::default()
     };
     let unknown = Facts { roots: roots(None, vec![]), listed: is(()), image: image("d"), ..Facts::default() };
-    let warn = Some(Mode::Warn);
+    let warn = |check| Modes::default().with(check, Mode::Warn);
     let one = What::Tag(tag("1.0"));
     let cases = [
-        (Modes { tag_moved: warn, ..Modes::default() }, one.clone(), &moved, Code::TagMoved),
-        (Modes { media: warn, ..Modes::default() }, one, &media, Code::MediaRefused),
-        (
-            Modes { digest: warn, ..Modes::default() },
-            What::Digest(digest("d")),
-            &unknown,
-            Code::DigestUnknown,
-        ),
+        (warn(Softenable::TagMoved), one.clone(), &moved, Code::TagMoved),
+        (warn(Softenable::Media), one, &media, Code::MediaRefused),
+        (warn(Softenable::Digest), What::Digest(digest("d")), &unknown, Code::DigestUnknown),
     ];
     for (modes, what, facts, code) in cases {
         assert_eq!(refused(&decide(&policy(rules(deny(Modes::default()))), what.clone(), facts)), [code]);
@@ -175,7 +170,7 @@ fn each_check_that_has_a_mode_is_softened_by_it_alone() {
 fn a_check_s_mode_beats_the_source_s_and_that_the_policy_s() {
     let mut rules = rules(Leaves { mode: Some(Mode::Enforce), ..allows(&["1.0"]) });
     rules.mode = Mode::Observe;
-    rules.require.modes.media = Some(Mode::Warn);
+    rules.require.modes = Modes::default().with(Softenable::Media, Mode::Warn);
     rules.sources.push(source("b", "r.io/b/*", allows(&["1.0"])));
     let policy = policy(rules);
     let asks = |image: &str| Ask { name: name(image), what: What::Tag(tag("latest")) };

@@ -1,4 +1,4 @@
-//! The keys of the policy file: those in force, and those whose rules come later.
+//! The keys of the policy file.
 
 /// The keys of one kind of table.
 pub(super) struct Keys {
@@ -6,66 +6,95 @@ pub(super) struct Keys {
     pub(super) table: &'static str,
     /// What may stand in it.
     pub(super) known: &'static [&'static str],
-    /// What the file's contract names, and this version does not enforce.
-    pub(super) later: &'static [&'static str],
 }
 
-const LATER_RULES: [&str; 7] = ["age", "artifacts", "index", "labels", "platforms", "size", "user"];
+const fn keys(table: &'static str, known: &'static [&'static str]) -> Keys {
+    Keys { table, known }
+}
 
-pub(super) const TOP: Keys = Keys {
-    table: "the policy",
-    known: &["help", "mode", "name", "pin", "require", "revision", "source", "test", "unlisted"],
-    later: &["exception", "recall"],
-};
-pub(super) const HELP: Keys = Keys { table: "[help]", known: &["contact", "url"], later: &[] };
-pub(super) const REQUIRE: Keys =
-    Keys { table: "[require]", known: &["clients", "digests", "mode", "modes", "tags"], later: &LATER_RULES };
-pub(super) const SOURCE: Keys = Keys {
-    table: "[[source]]",
-    known: &["clients", "digests", "id", "match", "mode", "modes", "tags"],
-    later: &LATER_RULES,
-};
-pub(super) const TAGS: Keys =
-    Keys { table: "tags", known: &["allow", "deny", "moved"], later: &["hold", "hold_first"] };
-pub(super) const MODES: Keys = Keys {
-    table: "modes",
-    known: &["digest", "media", "tag", "tag.moved"],
-    later: &[
+pub(super) const TOP: Keys = keys(
+    "the policy",
+    &[
+        "exception",
+        "help",
+        "mode",
+        "name",
+        "pin",
+        "recall",
+        "require",
+        "revision",
+        "source",
+        "test",
+        "unlisted",
+    ],
+);
+pub(super) const HELP: Keys = keys("[help]", &["contact", "url"]);
+pub(super) const REQUIRE: Keys = keys(
+    "[require]",
+    &[
         "age",
-        "artifact",
         "artifacts",
-        "hold",
-        "label",
+        "base",
+        "clients",
+        "digests",
+        "index",
         "labels",
-        "platform",
+        "mode",
+        "modes",
         "platforms",
         "size",
+        "tags",
         "user",
     ],
-};
-pub(super) const PIN: Keys = Keys { table: "[[pin]]", known: &["digest", "image"], later: &[] };
-pub(super) const TEST: Keys =
-    Keys { table: "[[test]]", known: &["at", "because", "client", "expect", "facts", "pull"], later: &[] };
-pub(super) const FACTS: Keys = Keys {
-    table: "facts",
-    known: &["digest", "locked", "tags"],
-    later: &["created", "first_seen", "layers", "user"],
-};
-
-/// Reason codes of rules that come later.
-pub(super) const LATER_CODES: [&str; 10] = [
-    "age",
-    "artifact.not_allowed",
-    "client.rate",
-    "hold",
-    "label",
-    "platform.not_allowed",
-    "recall",
-    "size",
-    "user.min_uid",
-    "user.named",
-];
-
-pub(super) fn not_enforced(key: &str) -> String {
-    format!("`{key}` is not enforced by this version; remove it")
-}
+);
+pub(super) const SOURCE: Keys = keys(
+    "[[source]]",
+    &[
+        "age",
+        "artifacts",
+        "base",
+        "clients",
+        "digests",
+        "id",
+        "index",
+        "labels",
+        "match",
+        "mode",
+        "modes",
+        "platforms",
+        "size",
+        "tags",
+        "user",
+    ],
+);
+pub(super) const TAGS: Keys = keys("tags", &["allow", "deny", "hold", "hold_first", "moved"]);
+pub(super) const AGE: Keys = keys("age", &["clock", "ignore_before", "max"]);
+pub(super) const BASE: Keys = keys("base", &["digests", "names"]);
+pub(super) const SIZE: Keys = keys("size", &["layer", "layers", "max"]);
+pub(super) const USER: Keys = keys("user", &["min_uid", "names"]);
+pub(super) const PIN: Keys = keys("[[pin]]", &["digest", "image"]);
+pub(super) const RECALL: Keys =
+    keys("[[recall]]", &["diff_ids", "digests", "id", "images", "layers", "reason", "replace"]);
+pub(super) const EXCEPTION: Keys = keys(
+    "[[exception]]",
+    &["approved", "approved_by", "expires", "id", "image", "reason", "requested_by", "ticket", "waive"],
+);
+pub(super) const TEST: Keys = keys("[[test]]", &["at", "because", "client", "expect", "facts", "pull"]);
+pub(super) const FACTS: Keys = keys(
+    "facts",
+    &[
+        "annotations",
+        "artifact",
+        "created",
+        "diff_ids",
+        "digest",
+        "first_seen",
+        "labels",
+        "layers",
+        "locked",
+        "platform",
+        "size",
+        "tags",
+        "user",
+    ],
+);

@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 use toml::de::{DeTable, DeValue};
 
 use super::Value;
-use super::keys::{Keys, not_enforced};
+use super::keys::Keys;
 use crate::settings::diagnostic::{Problem, line_of, nearest};
 
 pub(super) struct Reader<'t> {
@@ -51,7 +51,7 @@ impl<'t> Reader<'t> {
         }
     }
 
-    fn problem(&mut self, span: Range<usize>, message: impl Into<String>) {
+    pub(super) fn problem(&mut self, span: Range<usize>, message: impl Into<String>) {
         self.problems.push(Problem::new(span, message));
     }
 
@@ -67,11 +67,6 @@ impl<'t> Reader<'t> {
             let word: &str = key.get_ref();
             if keys.known.contains(&word) {
                 values.push((word, value));
-            } else if keys.later.contains(&word) {
-                self.problems.push(
-                    Problem::new(key.span(), not_enforced(word))
-                        .help("a rule that is written and not enforced would promise what nobody keeps"),
-                );
             } else {
                 let problem = Problem::new(key.span(), format!("unknown key `{word}` in {}", keys.table));
                 self.problems.push(match nearest(word, keys.known.iter().copied()) {
@@ -87,7 +82,7 @@ impl<'t> Reader<'t> {
         self.problem(fields.span.clone(), format!("{} lacks `{key}`", fields.table));
     }
 
-    fn wrong_type(&mut self, value: &Value<'_>, key: &str, expected: &str) {
+    pub(super) fn wrong_type(&mut self, value: &Value<'_>, key: &str, expected: &str) {
         let found = value.get_ref().type_str();
         self.problem(value.span(), format!("`{key}` is {expected}, not a value of type {found}"));
     }
@@ -212,6 +207,55 @@ impl<'t> Reader<'t> {
             });
         }
         found
+    }
+
+    /// A whole number that is not negative.
+    pub(super) fn number(&mut self, fields: &Fields<'_>, key: &str) -> Option<u64> {
+        let value = fields.value(key)?;
+        let DeValue::Integer(number) = value.get_ref() else {
+            self.wrong_type(value, key, "a number");
+            return None;
+        };
+        let read = u64::from_str_radix(&number.as_str().replace('_', ""), number.radix());
+        if read.is_err() {
+            self.problem(value.span(), format!("`{key}` is a number from 0 on"));
+        }
+        read.ok()
+    }
+
+    /// A day: a TOML date, or the same as text.
+    pub(super) fn date(&mut self, fields: &Fields<'_>, key: &str) -> Option<Date> {
+        let value = fields.value(key)?;
+        let text = match value.get_ref() {
+            DeValue::String(text) => text.to_string(),
+            DeValue::Datetime(time) => time.to_string(),
+            _ => {
+                self.wrong_type(value, key, "a date such as 2026-11-20");
+                return None;
+            }
+        };
+        let date = (text.len() == 10).then(|| text.parse().ok()).flatten();
+        if date.is_none() {
+            self.problem(value.span(), format!("{text:?} is no date; expected 2026-11-20"));
+        }
+        date
+    }
+
+    /// A table of texts, each read by a function whose error says what is wrong.
+    pub(super) fn texts(&mut self, fields: &Fields<'_>, key: &str) -> Option<Vec<(String, String)>> {
+        let value = fields.value(key)?;
+        let DeValue::Table(table) = value.get_ref() else {
+            self.wrong_type(value, key, "a table of texts: { name = \"…\" }");
+            return None;
+        };
+        let mut texts = Vec::new();
+        for (name, value) in table {
+            match value.get_ref() {
+                DeValue::String(text) => texts.push((name.get_ref().to_string(), text.to_string())),
+                _ => self.wrong_type(value, name.get_ref(), "a text in quotes"),
+            }
+        }
+        Some(texts)
     }
 
     /// A time: a TOML date or date-time, or the same as text; a date means its first moment in UTC.

@@ -12,6 +12,7 @@ mod protocol;
 mod record;
 mod refusal;
 mod reload;
+mod rules;
 mod running;
 mod siege;
 mod stop;

@@ -394,8 +394,8 @@ fn an_unknown_key_in_the_policy_is_shown_with_file_and_line() {
 }
 
 #[test]
-fn a_rule_that_is_not_enforced_yet_is_no_rule_that_is_silently_accepted() {
-    for rule in ["hold = \"72h\"\n", "user = { min_uid = 10001 }\n", "age = { max = \"45d\" }\n"] {
+fn a_rule_that_nobody_knows_or_in_the_wrong_place_is_not_silently_accepted() {
+    for rule in ["hold = \"72h\"\n", "users = { min_uid = 10001 }\n", "signature = { keys = [] }\n"] {
         let site = Site::new(&POLICY.replace("id    = \"acme\"\n", &format!("id    = \"acme\"\n{rule}")));
         let (code, text) = refusal_to_serve(&site, |config| config);
         assert_eq!(code, Some(2), "{rule}: {text}");

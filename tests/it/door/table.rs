@@ -1,8 +1,9 @@
 //! policy.md, "What must come out of config/policy.toml", through HTTP.
 
+use pullgate::clock::Clock;
 use pullgate::oci::Digest;
 
-use crate::support::gateway::{Answer, Form, Gateway, Site, shipped_policy};
+use crate::support::gateway::{Answer, Form, Gateway, Site, morning, shipped_policy};
 use crate::support::image::{Fixture, Image, random_bytes};
 use crate::support::registry::Registry;
 
@@ -23,7 +24,8 @@ impl Fleet {
         let site = Site::new(&shipped_policy())
             .with_upstream("docker.io", &hub)
             .with_upstream("gcr.io", &gcr)
-            .with_upstream("ghcr.io", &ghcr);
+            .with_upstream("ghcr.io", &ghcr)
+            .with_clock(&Clock::manual(morning()));
         Self { gateway: site.start().await, hub, gcr, ghcr }
     }
 
@@ -285,4 +287,37 @@ async fn the_words_of_a_refusal_say_what_and_where_to_ask() {
     assert!(message.contains(r#"tag "3.11" is not pinned"#), "{message}");
     assert!(message.contains(&format!("https://pullgate.example/d/{id}")), "{message}");
     assert!(message.ends_with("#platform-security"), "{message}");
+}
+
+#[tokio::test]
+async fn the_user_of_an_application_image_decides_in_every_form() {
+    let fleet = Fleet::start().await;
+    let app = |seed, user: Option<&str>| {
+        let image = Image::new("linux/amd64").layer(random_bytes(seed, 3000));
+        match user {
+            Some(user) => image.user(user).build(),
+            None => image.build(),
+        }
+    };
+    let allowed = app(20, Some("10001:10001"));
+    allowed.push(&fleet.ghcr, "makercorn/nbedr", "v1.0.0");
+    expect_served(&fleet, "ghcr.io", "makercorn/nbedr", "v1.0.0", &allowed).await;
+    for (seed, user, reason) in [
+        (21, Some("10000"), "user.min_uid"),
+        (22, Some("0"), "user.min_uid"),
+        (23, None, "user.min_uid"),
+        (24, Some("root"), "user.named"),
+        (25, Some("app"), "user.named"),
+        (26, Some("4294967296"), "user.named"),
+    ] {
+        let image = app(seed, user);
+        let tag = format!("v1.0.{seed}");
+        let digest = image.push(&fleet.ghcr, "makercorn/nbedr", tag.as_str());
+        expect_refused(&fleet, "ghcr.io", "makercorn/nbedr", &format!("manifests/{tag}"), reason).await;
+        expect_refused(&fleet, "ghcr.io", "makercorn/nbedr", &format!("manifests/{digest}"), reason).await;
+        let layer = Digest::sha256(image.layer(0));
+        let blob = Form::Prefix.path("ghcr.io", "makercorn/nbedr", &format!("blobs/{layer}"));
+        fleet.gateway.get(&blob).await.expect_denied(reason);
+        assert_eq!(fleet.ghcr.hits("GET", &layer.to_string()), 0, "a refused image's layer is not fetched");
+    }
 }

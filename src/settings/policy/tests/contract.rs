@@ -1,4 +1,4 @@
-//! policy.md, "What must come out of config/policy.toml", as far as it needs no content checks.
+//! policy.md, "What must come out of config/policy.toml", as far as names decide.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -8,9 +8,11 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::identity::{Attribution, Caller, Class};
-use crate::oci::{Ask, Descriptor, Digest, Kind, Manifest, Name, Reference, Tag, What};
+use crate::oci::{
+    Ask, Descriptor, Digest, ImageConfig, Kind, Manifest, Name, Platform, Reference, Tag, What,
+};
 use crate::policy::{
-    Code, Decision, Facts, Given, Image, Known, Lack, Outcome, Policy, Root, Roots, Target, Verdict,
+    Code, Content, Decision, Facts, Given, Image, Known, Lack, Outcome, Policy, Root, Roots, Target, Verdict,
 };
 
 fn shipped() -> Policy {
@@ -75,6 +77,27 @@ fn image(seed: &str) -> Known<Image> {
     is(Image { manifest: Arc::new(manifest), depth: 1 })
 }
 
+/// The same image looked into: for linux/amd64.
+fn contents(seed: &str) -> BTreeMap<Digest, Known<Content>> {
+    let Known::Is(image) = image(seed) else { panic!("no image") };
+    let platform = Platform {
+        architecture: "amd64".to_owned(),
+        os: "linux".to_owned(),
+        variant: None,
+        os_version: None,
+    };
+    let config = ImageConfig {
+        platform,
+        created: None,
+        user: "10001".to_owned(),
+        labels: BTreeMap::new(),
+        diff_ids: Vec::new(),
+    };
+    let manifest = image.manifest.clone();
+    let content = Content { manifest, sha256: digest(seed), first_seen: None, config: is(config) };
+    [(digest(seed), is(content))].into()
+}
+
 fn layer(seed: &str) -> Descriptor {
     Descriptor {
         media_type: "application/vnd.oci.image.layer.v1.tar+gzip".to_owned(),
@@ -105,7 +128,8 @@ fn refused(decision: &Decision) -> Vec<Code> {
 fn judged(reference: &str) -> Vec<&'static str> {
     let policy = shipped();
     let reference: Reference = reference.parse().expect(reference);
-    let offline = policy.offline(None, &reference, &Given::default(), Timestamp::UNIX_EPOCH);
+    let now = "2026-11-23T08:00:00Z".parse().expect("a time");
+    let offline = policy.offline(None, &reference, &Given::default(), now);
     assert_eq!(offline.verdict == Verdict::Deny, !offline.reasons.is_empty());
     offline.reasons.iter().map(|reason| reason.code.as_str()).collect()
 }
@@ -172,6 +196,8 @@ fn the_digest_of_an_allowed_tag_is_allowed_on_a_cold_gateway_by_one_sweep() {
     facts.roots = roots(None, vec![root("good", "0.8.0-pg16")]);
     assert_eq!(need(&pgvector(wanted.clone(), &facts)), &Lack::Image(digest("good")));
     facts.image = image("good");
+    assert_eq!(need(&pgvector(wanted.clone(), &facts)), &Lack::Contents(vec![digest("good")]));
+    facts.contents = contents("good");
     let decision = pgvector(wanted, &facts);
     let Outcome::Permit(permit) = &decision.outcome else { panic!("not permitted: {decision:?}") };
     assert!(matches!(permit.target(), Target::Manifest(manifest) if manifest.digest == digest("good")));

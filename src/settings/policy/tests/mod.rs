@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::*;
 use crate::oci::Registry;
+use crate::policy::{Digests, Moved};
 
 const HEAD: &str = "name = \"t\"\nrevision = \"1\"\n";
 const SOURCE: &str = "[[source]]\nid = \"a\"\nmatch = \"ghcr.io/a/*\"\n";
@@ -93,33 +94,110 @@ at = 2026-11-20
 }
 
 #[test]
-fn a_rule_of_a_later_version_is_refused_by_name_wherever_it_stands() {
-    let cases = [
-        ("age = { max = \"45d\" }", "age"),
-        ("user = { min_uid = 10001 }", "user"),
-        ("platforms = [\"linux/amd64\"]", "platforms"),
-        ("labels = {}", "labels"),
-        ("size = \"1GiB\"", "size"),
-        ("artifacts = \"deny\"", "artifacts"),
-        ("index = \"any\"", "index"),
-        ("tags = { hold = \"72h\" }", "hold"),
-        ("tags = { hold_first = \"serve\" }", "hold_first"),
-        ("modes = { age = \"warn\" }", "age"),
-    ];
-    for (line, key) in cases {
-        for text in [format!("{HEAD}{SOURCE}{line}\n"), format!("{HEAD}\n\n[require]\n{line}\n")] {
-            let (at, message, _) = first(&text);
-            assert_eq!(message, format!("`{key}` is not enforced by this version; remove it"));
-            assert_eq!(at, 6, "{text}");
-        }
-    }
-    for (text, key) in [
-        (format!("{HEAD}[[recall]]\nid = \"RC-1\"\n"), "recall"),
-        (format!("{HEAD}[[exception]]\nid = \"EX-1\"\n"), "exception"),
-        (format!("{HEAD}[[test]]\npull = \"x\"\nexpect = \"deny\"\nfacts = {{ user = \"root\" }}\n"), "user"),
-        (format!("{HEAD}[[test]]\npull = \"x\"\nexpect = \"deny\"\nbecause = [\"recall\"]\n"), "recall"),
+fn the_keys_of_content_hold_recall_and_exception_are_read() {
+    let text = format!(
+        r##"{HEAD}[require]
+platforms = ["linux/amd64", "linux/arm/v7"]
+labels = ["team"]
+{SOURCE}age = {{ max = "45d" }}
+artifacts = ["application/vnd.cncf.helm.config.v1+json"]
+base = {{ names = ["gcr.io/distroless/*"] }}
+index = "any"
+labels = {{ "org.opencontainers.image.source" = "https://github.com/a/*" }}
+modes = {{ age = "warn", platforms = "observe", user = "warn", "user.named" = "enforce" }}
+size = {{ max = "1GiB", layer = "500MiB", layers = 40 }}
+tags = {{ allow = ["#"], hold = "72h", hold_first = "serve" }}
+user = {{ min_uid = 10_001, names = ["nonroot"] }}
+[[recall]]
+id = "RC-1"
+reason = "CVE"
+digests = ["sha256:{hex}"]
+layers = ["sha256:{hex}"]
+diff_ids = ["sha256:{hex}"]
+images = ["ghcr.io/a/b:1", "ghcr.io/a/c"]
+replace = "ghcr.io/a/b:2"
+[[exception]]
+id = "EX-1"
+image = "ghcr.io/a/b:1"
+waive = ["user.min_uid", "age", "platform.not_allowed"]
+reason = "r"
+ticket = "T-1"
+requested_by = "a"
+approved_by = "b"
+approved = 2026-11-20
+expires = "2027-01-31"
+[[test]]
+pull = "ghcr.io/a/b:1"
+expect = "hold"
+because = ["hold", "user.named"]
+facts = {{ created = "2026-11-10", user = "10001", layers = ["sha256:{hex}"], first_seen = "2026-11-10", platform = "linux/amd64", labels = {{ a = "b" }}, size = "1MiB", artifact = "x/y", diff_ids = [], annotations = {{ k = "v" }} }}
+"##,
+        hex = "1".repeat(64)
+    );
+    let policy = read(&text).unwrap();
+    let source = policy.sources().next().unwrap();
+    let told = source.content_words();
+    assert_eq!(told["age"], "at most 45d by annotation, config, first_seen, dates from 2000-01-01 on");
+    assert_eq!(told["platforms"], "linux/amd64, linux/arm/v7", "a leaf of [require] stays");
+    assert_eq!(
+        told["labels"], "org.opencontainers.image.source=https://github.com/a/*",
+        "a written one replaces"
+    );
+    assert_eq!(
+        told["size"],
+        "at most 1073741824 bytes, layers of at most 524288000 bytes, at most 40 layers"
+    );
+    assert_eq!(told["user"], "uid 10001 to 2147483647, or nonroot");
+    assert_eq!((told["base"].as_str(), told["index"].as_str()), ("built on gcr.io/distroless/*", "any"));
+    assert_eq!(told["artifacts"], "application/vnd.cncf.helm.config.v1+json");
+    let modes = [Code::Age, Code::PlatformNotAllowed, Code::UserMinUid, Code::UserNamed, Code::Label];
+    let modes = modes.map(|code| source.mode_for(code).as_str());
+    assert_eq!(modes, ["warn", "observe", "warn", "enforce", "enforce"]);
+    let [recall] = policy.recalls() else { panic!("one recall") };
+    assert_eq!(
+        (recall.images.len(), recall.images[0].1.is_some(), recall.images[1].1.is_some()),
+        (2, true, false)
+    );
+    assert_eq!((&*recall.id, &*recall.at), ("RC-1", "policy.toml:18"));
+    let [exception] = policy.exceptions() else { panic!("one exception") };
+    assert_eq!((exception.waive.len(), exception.expires.to_string().as_str()), (3, "2027-01-31"));
+    let given = &policy.tests()[0].facts;
+    assert_eq!((given.user.as_deref(), given.size, given.layers.len()), (Some("10001"), Some(1 << 20), 1));
+    assert!(given.created.is_some() && given.first_seen.is_some() && given.platform.is_some());
+    assert_eq!(given.labels.as_ref().map(std::collections::BTreeMap::len), Some(1));
+}
+
+#[test]
+fn a_recall_or_an_exception_with_a_mistake_is_a_load_error() {
+    let exception = |change: &dyn Fn(&str) -> String| {
+        let whole = "[[exception]]\nid = \"EX-1\"\nimage = \"ghcr.io/a/b:1\"\nwaive = [\"age\"]\nreason = \"r\"\nticket = \"t\"\nrequested_by = \"a\"\napproved_by = \"b\"\napproved = 2026-11-20\nexpires = 2027-01-31\n";
+        first(&format!("{HEAD}{}", change(whole))).1
+    };
+    let replaced = |from: &'static str, to: &'static str| move |whole: &str| whole.replace(from, to);
+    for (from, to, says) in [
+        ("b:1\"", "*:1\"", "holds a wildcard"),
+        ("b:1\"", "b\"", "names a repository"),
+        ("[\"age\"]", "[\"recall\"]", "cannot be waived by anybody"),
+        ("[\"age\"]", "[\"media.refused\"]", "is waived as \"media\""),
+        ("[\"age\"]", "[\"agee\"]", "did you mean \"age\"?"),
+        ("[\"age\"]", "[]", "waives nothing"),
+        ("ticket = \"t\"\n", "", "[[exception]] lacks `ticket`"),
+        ("approved_by = \"b\"", "approved_by = \"A\"", "asked for the exception and approved it"),
+        ("expires = 2027-01-31", "expires = 2027-02-19", "longer than 90 days"),
+        ("expires = 2027-01-31", "expires = 2027-01-31T00:00:00Z", "is no date"),
+        ("expires = 2027-01-31", "", "[[exception]] lacks `expires`"),
     ] {
-        assert_eq!(first(&text).1, format!("`{key}` is not enforced by this version; remove it"));
+        let message = exception(&replaced(from, to));
+        assert!(message.contains(says), "{message}");
+    }
+    for (text, says) in [
+        ("[[recall]]\nid = \"R\"\nreason = \"r\"\n", "names nothing"),
+        ("[[recall]]\nid = \"R\"\nimages = [\"ghcr.io/a/b\"]\n", "[[recall]] lacks `reason`"),
+        ("[[recall]]\nid = \"R\"\nreason = \"r\"\nlayers = [\"sha256:12\"]\n", "malformed digest"),
+        ("[[recall]]\nid = \"R\"\nreason = \"r\"\nimage = \"x\"\n", "unknown key `image` in [[recall]]"),
+    ] {
+        let (line, message, _) = first(&format!("{HEAD}{text}"));
+        assert!(message.contains(says) && line >= 3, "{line}: {message}");
     }
 }
 
@@ -130,7 +208,7 @@ fn a_misspelt_key_or_word_is_shown_with_what_was_meant() {
     assert_eq!(help, "did you mean `tags`?");
     let (_, message, help) = first(&format!("{HEAD}{SOURCE}zebra = 1\n"));
     assert_eq!(message, "unknown key `zebra` in [[source]]");
-    assert!(help.starts_with("[[source]] takes clients, digests, id"), "{help}");
+    assert!(help.starts_with("[[source]] takes age, artifacts, base, clients"), "{help}");
     let (_, message, help) = first(&format!("{HEAD}mode = \"enforced\"\n"));
     assert_eq!(message, "`mode` is one of enforce, observe, warn, not \"enforced\"");
     assert_eq!(help, "did you mean \"enforce\"?");
@@ -151,7 +229,29 @@ fn wrong_values_are_load_errors_on_their_line() {
         ("tags = { moved = \"stay\" }", "one of deny, follow, keep"),
         ("digests = \"none\"", "one of any, known, listed"),
         ("mode = 1", "`mode` is one of enforce, observe, warn, not a value of type integer"),
-        ("modes = { tag.moved = \"warn\" }", "write \"tag.moved\" in quotes"),
+        ("modes = { tag.moved = \"warn\" }", "in quotes, as \"tag.moved\""),
+        ("modes = { closure = \"warn\" }", "unknown key `closure` in modes"),
+        ("age = { clock = [\"config\"] }", "age lacks `max`"),
+        ("age = { max = \"soon\" }", "is no duration"),
+        ("age = { max = \"0s\" }", "no image is younger"),
+        ("age = { max = \"1d\", clock = [\"moon\"] }", "one of annotation, config, first_seen"),
+        ("age = { max = \"1d\", clock = [] }", "without a clock"),
+        ("user = { min_uid = -1 }", "a number from 0 on"),
+        ("user = { min_uid = 2147483648 }", "is a uid"),
+        ("user = { uid = 1 }", "unknown key `uid` in user"),
+        ("user = 10001", "`user` is a table"),
+        ("platforms = [\"amd64\"]", "is no platform"),
+        ("platforms = [\"linux/amd64/v1/x\"]", "is no platform"),
+        ("labels = [1]", "`labels` is a list of texts"),
+        ("labels = { team = 1 }", "`team` is a text"),
+        ("size = \"big\"", "is no size"),
+        ("size = { layers = \"3\" }", "`layers` is a number"),
+        ("artifacts = \"some\"", "\"allow\", \"deny\" or a list"),
+        ("artifacts = [\"helm\"]", "is no media type"),
+        ("index = \"none\"", "one of all, any"),
+        ("tags = { hold = \"3 days\" }", "is no duration"),
+        ("tags = { hold_first = \"no\" }", "one of refuse, serve"),
+        ("base = { digests = [\"x\"] }", "malformed digest"),
         ("clients = [\"\"]", "printable"),
     ] {
         let (at, message, _) = first(&format!("{HEAD}{SOURCE}{line}\n"));
@@ -198,12 +298,12 @@ fn what_only_the_whole_can_tell_points_at_its_item() {
 
 #[test]
 fn the_wrong_line_is_shown_with_file_and_place() {
-    let error = read(&format!("{HEAD}{SOURCE}age = {{ max = \"45d\" }}\n")).unwrap_err();
-    assert_eq!(error.to_string(), "config/policy.toml:6: `age` is not enforced by this version; remove it");
+    let error = read(&format!("{HEAD}{SOURCE}age = {{ maxx = \"45d\", max = \"1d\" }}\n")).unwrap_err();
+    assert_eq!(error.to_string(), "config/policy.toml:6: unknown key `maxx` in age");
     let theme = miette::GraphicalTheme::unicode_nocolor();
     let mut shown = String::new();
     miette::GraphicalReportHandler::new_themed(theme).render_report(&mut shown, &error).unwrap();
-    assert!(shown.contains("config/policy.toml:6:1") && shown.contains("age = { max = \"45d\" }"), "{shown}");
+    assert!(shown.contains("config/policy.toml:6:9") && shown.contains("age = { maxx = \"45d\""), "{shown}");
 }
 
 #[test]
