@@ -110,6 +110,7 @@ fn judged(name: &str, tag: &str, verdict: Verdict) -> Arc<Judged> {
         policy: Arc::new(PolicyStamp::default()),
         trace: Arc::new(Trace::default()),
         image: Image::asked(&ask),
+        shadow: None,
     })
 }
 

@@ -47,6 +47,19 @@ pub struct Judgement {
     pub trace: Arc<Trace>,
     /// What was asked for and what it resolved to.
     pub image: Image,
+    /// What a policy that is only tried says of it.
+    pub shadow: Option<Shadow>,
+}
+
+/// The word of a policy that is judged beside the one in force and decides nothing.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Shadow {
+    /// Its revision.
+    pub revision: String,
+    /// `allow`, `warn`, `hold`, `deny`; `unknown` where it could not tell.
+    pub verdict: &'static str,
+    /// *The* reason, where there is one.
+    pub code: Option<Code>,
 }
 
 /// Which policy decided.
@@ -158,6 +171,11 @@ impl Judged {
         part(&image.reference);
         part(if image.is_blob() { "blob" } else { "manifest" });
         part(&image.digest.map(|digest| digest.to_string()).unwrap_or_default());
+        if let Some(Shadow { revision, verdict, code }) = &judgement.shadow {
+            part(revision);
+            part(verdict);
+            part(code.map_or("", Code::as_str));
+        }
         let fingerprint = half(&hasher.finish());
         Arc::new(Self { judgement, fingerprint, place: half(&Digest::sha256(place.as_bytes())) })
     }

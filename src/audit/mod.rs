@@ -21,9 +21,10 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-pub use draft::{Cache, Draft, Http, Image, Join, Judged, Judgement, PolicyStamp, Refused, Sentence};
+pub use draft::{Cache, Draft, Http, Image, Join, Judged, Judgement, PolicyStamp, Refused, Sentence, Shadow};
 pub use error::Error;
 pub use event::{Actor, Event};
+pub(crate) use floods::Who;
 pub use log::{Log, OnFull, Settings, Status};
 pub use pulls::Receipt;
 pub use query::{Entries, Entry, Filter, Order, Pattern, Reader, query};

@@ -154,6 +154,11 @@ impl Row {
                 source: judged.trace.source.as_deref(),
                 mode: judged.trace.mode,
             },
+            shadow: judged.shadow.as_ref().map(|shadow| ShadowBody {
+                revision: &shadow.revision,
+                verdict: shadow.verdict,
+                code: shadow.code.map(crate::policy::Code::as_str),
+            }),
             checks: judged
                 .trace
                 .checks
@@ -236,6 +241,8 @@ struct DecisionBody<'a> {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     reasons: Vec<ReasonBody<'a>>,
     policy: PolicyBody<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shadow: Option<ShadowBody<'a>>,
     checks: Vec<CheckBody<'a>>,
     image: ImageBody<'a>,
     client: ClientBody<'a>,
@@ -269,6 +276,14 @@ struct PolicyBody<'a> {
     source: Option<&'a str>,
     #[serde(skip_serializing_if = "str::is_empty")]
     mode: &'a str,
+}
+
+#[derive(Serialize)]
+struct ShadowBody<'a> {
+    revision: &'a str,
+    verdict: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<&'static str>,
 }
 
 #[derive(Serialize)]

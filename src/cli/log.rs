@@ -409,6 +409,7 @@ mod tests {
             policy: Arc::new(PolicyStamp::default()),
             trace: Arc::new(Trace::default()),
             image: Image::asked(&ask),
+            shadow: None,
         });
         for _ in 0..2 {
             let http = Http { method: "GET", path: "/v2/", ns: None, status: Some(403) };

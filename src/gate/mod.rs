@@ -3,15 +3,17 @@
 //! It knows no HTTP. A caller that is let in holds a [`Pass`]; whoever is not gets a [`Turned`] that
 //! says why, and a refusal among them is on disk before anybody hears of it.
 
+mod rates;
 mod refused;
 mod rules;
+mod shadow;
 mod sightings;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use jiff::Timestamp;
 use moka::sync::Cache;
 
@@ -20,14 +22,18 @@ use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::identity::{Caller, Class};
 use crate::oci::{Ask, Digest, Fault, Name, RequestError, What};
-use crate::policy::{Code, Decision, Facts, Known, Outcome, Permit, Reason, Refusal, Target, Trace, Verdict};
+use crate::policy::{
+    Code, Decision, Facts, Known, Outcome, Permit, Policy, Reason, Refusal, Target, Trace, Verdict,
+};
 use crate::pull::Puller;
 use crate::telemetry::Metrics;
 
+pub use rates::{Rate, RateSettings};
 pub use refused::Refused;
 pub use rules::Rules;
 pub use sightings::record_sightings;
 
+use rates::Rates;
 use rules::Decisions;
 
 /// Turns of decide and gather before an ask is given up: each fills in one more fact, and there are
@@ -45,6 +51,8 @@ pub struct Gate(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     rules: ArcSwap<Rules>,
+    rates: Rates,
+    shadow: ArcSwapOption<Policy>,
     puller: Puller,
     catalog: Catalog,
     log: Log,
@@ -121,9 +129,10 @@ pub enum Turned {
 }
 
 impl Gate {
-    /// A gate under these rules.
+    /// A gate under these rules, which clients may knock at so often.
     pub fn new(
         rules: Rules,
+        rates: RateSettings,
         puller: Puller,
         catalog: Catalog,
         log: Log,
@@ -132,6 +141,8 @@ impl Gate {
     ) -> Self {
         Self(Arc::new(Inner {
             rules: ArcSwap::from_pointee(rules),
+            rates: Rates::new(rates),
+            shadow: ArcSwapOption::empty(),
             puller,
             catalog,
             log,
@@ -160,6 +171,12 @@ impl Gate {
         let generation = self.0.rules.load().generation() + 1;
         self.0.rules.store(Arc::new(rules.with_generation(generation)));
         self.0.memo.invalidate_all();
+    }
+
+    /// Counts a request of this client. The answer is how long it has to wait, where it is one too many:
+    /// then [`Gate::slow_down`] says so.
+    pub fn wait(&self, caller: &Caller) -> Option<Duration> {
+        self.0.rates.wait(caller, self.0.clock.now())
     }
 
     /// The permit given before under the same rules and facts, renewed without waiting for anything;
@@ -204,6 +221,7 @@ impl Gate {
                         continue;
                     }
                     let mut judgement = judgement(&rules, ask, (verdict, softened), trace, &permit, &facts);
+                    judgement.shadow = self.shadow(caller, ask, &facts, true).await;
                     if let What::Digest(digest) = &ask.what {
                         judgement.image.roots.extend(self.ancestors(&ask.name, digest).await);
                     }
@@ -255,6 +273,26 @@ impl Gate {
         let rules = self.rules();
         let trace = Arc::new(Trace::default());
         self.refuse(caller, None, &refusal, Verdict::Deny, trace, http, &rules).await
+    }
+
+    /// Puts on record that a client asks too often, and says when it may come again.
+    pub async fn slow_down(&self, caller: &Caller, ask: &Ask, http: Http<'_>, wait: Duration) -> Turned {
+        let seconds = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1);
+        let reason = Reason {
+            code: Code::ClientRate,
+            text: "you ask more often than this gateway allows".to_owned(),
+            // The same words each time, so that the refusals of one reference fold.
+            remedy: Some("wait as long as Retry-After says".to_owned()),
+        };
+        let refusal = Refusal { code: Code::ClientRate, reasons: vec![reason], fault: None, until: None };
+        let rules = self.rules();
+        let trace = Arc::new(Trace::default());
+        let facts = Facts::default();
+        let asked = Some((ask, &facts));
+        match self.refuse(caller, asked, &refusal, Verdict::Deny, trace, http, &rules).await {
+            Turned::Refused(refused) => Turned::Refused(Arc::new(refused.again_in(seconds))),
+            turned => turned,
+        }
     }
 
     /// Reads the record, beside its writer.
@@ -325,6 +363,13 @@ impl Gate {
             asked.map_or_else(|| audit::Image::unreadable(http.path), |(ask, facts)| image(ask, facts));
         let reference = image.reference.clone();
         let remedy = self.remedy(caller, asked.map(|(ask, _)| ask), rules).await;
+        // Who asks too often is not answered by judging.
+        let shadow = match asked {
+            Some((ask, facts)) if refusal.code != Code::ClientRate => {
+                self.shadow(caller, ask, facts, false).await
+            }
+            _ => None,
+        };
         let judged = Judged::new(Judgement {
             verdict,
             enforced: true,
@@ -332,6 +377,7 @@ impl Gate {
             policy: rules.stamp().clone(),
             trace,
             image,
+            shadow,
         });
         inner.decisions.counter(judged.judgement()).inc();
         let draft = Draft { caller, judged: &judged, http };
@@ -403,6 +449,7 @@ fn judgement(
         policy: rules.stamp().clone(),
         trace,
         image,
+        shadow: None,
     }
 }
 

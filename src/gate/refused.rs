@@ -8,8 +8,11 @@ use ulid::Ulid;
 use crate::audit::{self, Sentence};
 use crate::policy::{Code, Reason, Refusal};
 
+/// For how many seconds not to ask again where an upstream is at fault.
+const AGAIN: u64 = 10;
+
 /// A refusal that is on disk.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Refused {
     id: Ulid,
     sentence: Arc<Sentence>,
@@ -17,6 +20,7 @@ pub struct Refused {
     reasons: Vec<Reason>,
     status: u16,
     until: Option<Timestamp>,
+    again: u64,
 }
 
 impl Refused {
@@ -28,7 +32,18 @@ impl Refused {
             reasons: refusal.reasons.clone(),
             status,
             until: refusal.until,
+            again: AGAIN,
         }
+    }
+
+    /// With another time to wait, in seconds.
+    pub(super) fn again_in(&self, seconds: u64) -> Self {
+        Self { again: seconds, ..self.clone() }
+    }
+
+    /// For how many seconds not to ask again, where asking again helps (429, 503).
+    pub fn again(&self) -> u64 {
+        self.again
     }
 
     /// The id in the log.

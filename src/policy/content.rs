@@ -179,25 +179,17 @@ impl ContentRules {
         }
     }
 
-    /// The config of an image, as far as rules need it: a config that cannot be had is a finding.
-    fn config<'c>(&self, content: &'c Content) -> Result<Option<&'c ImageConfig>, Finding> {
-        match &content.config {
-            Known::Failed(fault) => Err(Finding::unavailable(
-                &format!("the config of {}", short(&content.manifest.digest)),
-                fault,
-            )),
-            Known::Is(config) => Ok(Some(config)),
-            Known::Unasked => Ok(None),
-        }
-    }
-
     /// All checks of one image or artifact. `index` is the index it was reached through.
     pub(super) fn judge(&self, content: &Content, index: Option<&Manifest>, now: Timestamp) -> Vec<Finding> {
-        let config = match self.config(content) {
-            Ok(config) => config,
-            Err(finding) => return vec![finding],
-        };
         let manifest = &*content.manifest;
+        let config = match &content.config {
+            Known::Failed(fault) => {
+                let what = format!("the config of {}", short(&manifest.digest));
+                return vec![Finding::unavailable(&what, fault)];
+            }
+            Known::Is(config) => Some(config),
+            Known::Unasked => None,
+        };
         let Some(config) = config.filter(|config| is_image(manifest, config)) else {
             return self.artifacts.iter().map(|rule| artifact(rule, manifest)).collect();
         };

@@ -114,7 +114,7 @@ impl Supposed<'_> {
                 facts.contents.extend(digests.iter().map(|digest| (*digest, is(self.content(*digest)))));
             }
             Lack::Image(digest) => {
-                facts.image = is(Image { manifest: Arc::new(self.manifest(*digest)), depth: 0 })
+                facts.image = is(Image { manifest: Arc::new(self.manifest(*digest)), depth: 0 });
             }
             Lack::Listed(_) => facts.listed = is(()),
             Lack::Possession { .. } => facts.possession = is(true),

@@ -80,12 +80,13 @@ impl Prepared {
 }
 
 /// What was understood of a request that has to wait for something.
-#[expect(clippy::large_enum_variant, reason = "boxed as a whole, once for a request that waits")]
 enum Understood {
     /// That it is for the page of a refusal.
     Page,
     /// That it cannot be read; the refusal has to be recorded.
     Nothing { caller: Caller, error: oci::RequestError },
+    /// All of it, from a client that asks too often.
+    TooOften { pull: Pull, caller: Caller, wait: Duration },
     /// All of it; the permit may be there already.
     Pull { pull: Pull, caller: Caller, renewed: Option<Result<Pass, Turned>> },
 }
@@ -176,6 +177,9 @@ impl Door {
         caller: Caller,
         request: &Request<()>,
     ) -> Result<Reply, Box<Understood>> {
+        if let Some(wait) = self.0.gate.wait(&caller) {
+            return Err(Box::new(Understood::TooOften { pull, caller, wait }));
+        }
         if let Some(echo) = self.0.refuser.echo(&pull, &caller) {
             return Ok(name_registry(echo, &pull));
         }
@@ -203,6 +207,10 @@ impl Door {
                     Turned::Refused(refused) => denial(&refused, envelope(&refused, code_of(&error))),
                     turned => self.turned(turned, None, &caller),
                 }
+            }
+            Understood::TooOften { pull, caller, wait } => {
+                let turned = self.0.gate.slow_down(&caller, &pull.ask, http(request, &pull), wait).await;
+                name_registry(self.turned(turned, Some(&pull), &caller), &pull)
             }
             Understood::Pull { pull, caller, renewed } => {
                 let work = async {
@@ -339,7 +347,7 @@ impl Door {
             }
             (Turned::Refused(refused), _) => {
                 let mut reply = denial(&refused, envelope(&refused, ErrorCode::TooManyRequests));
-                reply.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("10"));
+                reply.headers_mut().insert(RETRY_AFTER, HeaderValue::from(refused.again()));
                 reply
             }
             (Turned::Failed(fault), pull) => {

@@ -140,6 +140,9 @@ pub struct Policy {
     /// The policy in force.
     #[serde(deserialize_with = "value::path")]
     pub file: PathBuf,
+    /// A policy that is judged beside it and decides nothing.
+    #[serde(deserialize_with = "value::some_path")]
+    pub shadow: Option<PathBuf>,
 }
 
 /// `[cache]`.
@@ -180,6 +183,8 @@ pub enum Firmness {
 pub struct Limits {
     /// Distinct refused references per client before they fold into a flood row.
     pub refusals: Rate,
+    /// Requests of each client, by its name or else its address; as many as it likes when absent.
+    pub requests: Option<Rate>,
     /// Open connections on the pull listener; at least 1.
     pub connections: u32,
     /// Open connections of one IPv4 address or IPv6 /64, trusted proxies aside; at least 1.
@@ -267,6 +272,8 @@ pub struct Client {
     pub certificates: Option<Vec<String>>,
     /// It shows a Bearer token with one of these sha256 hashes.
     pub tokens: Option<Vec<[u8; 32]>>,
+    /// How often it may ask, instead of `[limits] requests`.
+    pub rate: Option<Rate>,
 }
 
 impl Default for Gateway {
@@ -330,7 +337,7 @@ impl Default for Audit {
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { file: "config/policy.toml".into() }
+        Self { file: "config/policy.toml".into(), shadow: None }
     }
 }
 
@@ -350,6 +357,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             refusals: Rate { count: 60, per: Duration::from_secs(60) },
+            requests: None,
             connections: 4096,
             connections_per_address: 512,
             header_bytes: 64 << 10,
@@ -473,13 +481,14 @@ struct RawClient {
     certificate: Option<Vec<String>>,
     #[serde(default, deserialize_with = "value::some_hashes")]
     token_sha256: Option<Vec<[u8; 32]>>,
+    rate: Option<Rate>,
 }
 
 impl TryFrom<RawClient> for Client {
     type Error = String;
 
     fn try_from(raw: RawClient) -> Result<Self, String> {
-        let RawClient { name, ranges, certificate, token_sha256 } = raw;
+        let RawClient { name, ranges, certificate, token_sha256, rate } = raw;
         if name.is_empty() || name.chars().count() > 64 || name.chars().any(char::is_control) {
             return Err("a client's `name` is 1 to 64 printable characters".into());
         }
@@ -501,7 +510,7 @@ impl TryFrom<RawClient> for Client {
         if certificate.iter().flatten().any(String::is_empty) {
             return Err(format!("client {name:?} has an empty name in `certificate`"));
         }
-        Ok(Self { name, ranges, certificates: certificate, tokens: token_sha256 })
+        Ok(Self { name, ranges, certificates: certificate, tokens: token_sha256, rate })
     }
 }
 

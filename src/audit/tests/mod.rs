@@ -127,6 +127,7 @@ fn judgement(image: Image) -> Judgement {
             checks: Vec::new(),
         }),
         image,
+        shadow: None,
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::reload::{Reloading, Status, Watched, warn_of_exceptions};
+use super::reload::{Reloading, Status, Watched, try_out, warn_of_exceptions};
 use crate::audit::{self, Log};
 use crate::catalog::{self, Catalog};
 use crate::cli::Failure;
@@ -173,6 +173,7 @@ impl Running {
         };
         let gate = Gate::new(
             make_rules(policy),
+            rate_settings(settings),
             puller.clone(),
             catalog.clone(),
             log.clone(),
@@ -192,7 +193,12 @@ impl Running {
         gate.record_policy(None, Vec::new()).await.map_err(StartError::internal)?;
 
         let stop = CancellationToken::new();
+        let shadow = settings.policy.shadow.clone();
+        if let Some(file) = &shadow {
+            try_out(file, &clients, &gate);
+        }
         let watched = Watched {
+            shadow,
             policy_file: settings.policy.file.clone(),
             clients,
             certificates,
@@ -311,6 +317,16 @@ fn audit_settings(settings: &Gateway) -> audit::Settings {
         },
         refusals_per_minute: u32::try_from(per_minute).unwrap_or(u32::MAX),
     }
+}
+
+fn rate_settings(settings: &Gateway) -> gate::RateSettings {
+    let rate = |rate: file::Rate| gate::Rate { count: rate.count, per: rate.per };
+    // Of several tables of one name the first that says so: later ones are entered before.
+    let named = settings.clients.iter().rev().filter_map(|client| {
+        let name: Arc<str> = client.name.as_str().into();
+        Some((name, rate(client.rate?)))
+    });
+    gate::RateSettings { each: settings.limits.requests.map(rate), named: named.collect() }
 }
 
 fn identity_settings(settings: &Gateway) -> IdentitySettings {

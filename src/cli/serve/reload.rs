@@ -128,6 +128,8 @@ impl Status {
 /// What is watched, and what it turns into.
 pub(super) struct Watched {
     pub(super) policy_file: PathBuf,
+    /// A policy that is only tried.
+    pub(super) shadow: Option<PathBuf>,
     /// The names that the policy may call clients.
     pub(super) clients: Vec<String>,
     pub(super) certificates: Arc<Certificates>,
@@ -159,13 +161,22 @@ impl Reloading {
         poll: Duration,
         stop: CancellationToken,
     ) -> Self {
-        let Watched { policy_file, clients, certificates, mut client_ca, tls, clock } = watched;
+        let Watched { policy_file, shadow, clients, certificates, mut client_ca, tls, clock } = watched;
         let (mut policies, policy) = watch::watch(vec![policy_file.clone()], poll);
         let ca_file = client_ca.iter().map(|(file, _)| file.clone());
         let files = certificates.files().into_iter().chain(ca_file).collect();
         let (mut pairs, force_certificates) = watch::watch(files, poll);
         let (status_of_policy, until) = (status.clone(), stop.clone());
         let tasks = TaskTracker::new();
+        if let Some(file) = shadow {
+            let (mut shadows, _) = watch::watch(vec![file.clone()], poll);
+            let (gate, clients, until) = (gate.clone(), clients.clone(), stop.clone());
+            tasks.spawn(async move {
+                while let Some(Some(_)) = until.run_until_cancelled(shadows.recv()).await {
+                    try_out(&file, &clients, &gate);
+                }
+            });
+        }
         tasks.spawn(async move {
             while let Some(Some(_)) = until.run_until_cancelled(policies.recv()).await {
                 let outcome = adopt(&policy_file, &clients, &gate, &make_rules, &clock).await;
@@ -239,6 +250,21 @@ async fn refuse(gate: &Gate, text: String) -> Outcome {
         tracing::error!(%error, "that a policy file was refused could not be recorded");
     }
     Outcome::Refused(text)
+}
+
+/// Tries the policy of this file beside the one in force. One that cannot be read is not tried any
+/// more: what stood there before is not what its writer wants to know about.
+pub(super) fn try_out(file: &Path, clients: &[String], gate: &Gate) {
+    match policy::load_for(file, clients) {
+        Ok(policy) => {
+            tracing::info!(revision = policy.revision(), "a shadow policy is tried; it decides nothing");
+            gate.try_out(Some(policy));
+        }
+        Err(error) => {
+            tracing::error!(error = %error.to_string(), "the shadow policy cannot be read and is not tried");
+            gate.try_out(None);
+        }
+    }
 }
 
 /// Says which exceptions end soon, so that somebody renews them or mends the image in time.

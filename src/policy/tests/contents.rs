@@ -109,7 +109,8 @@ fn created(annotation: Option<&str>, config_says: Option<&str>) -> Facts {
 fn the_first_clock_that_knows_tells_the_age() {
     use AgeClock::{Annotation, Config, FirstSeen};
     let (young, old) = ("2026-11-01T00:00:00Z", "2026-01-01T00:00:00Z");
-    let cases: [(&[AgeClock], Option<&str>, Option<&str>, &[Code]); 10] = [
+    type Case<'a> = (&'a [AgeClock], Option<&'a str>, Option<&'a str>, &'a [Code]);
+    let cases: [Case<'_>; 10] = [
         (&[Annotation, Config], Some(young), Some(old), &[]),
         (&[Annotation, Config], Some(old), Some(young), &[Code::Age]),
         (&[Config, Annotation], Some(old), Some(young), &[]),

@@ -175,7 +175,7 @@ fn content_asked_for_by_sha512_is_known_by_its_sha256() {
     };
     assert_eq!(need(&decide(&policy, What::Digest(long), &facts)), &Lack::Contents(vec![long]));
     let found = Content {
-        manifest: Arc::new(image.clone()),
+        manifest: Arc::new(image),
         sha256: digest("bytes"),
         first_seen: None,
         config: Known::Unasked,

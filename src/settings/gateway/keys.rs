@@ -40,12 +40,14 @@ pub const KEYS: &[Key] = &[
     key("audit.max_size", "size", Some("\"5GiB\"")),
     key("audit.on_full", "serve, refuse", Some("\"serve\"")),
     key("policy.file", "path", Some("\"config/policy.toml\"")),
+    key("policy.shadow", "path", None),
     key("cache.tag_ttl", "lifetime", Some("\"15m\"")),
     key("cache.stale_if_error", "lifetime", Some("\"forever\"")),
     key("deny.ns", "firm, plain", Some("\"firm\"")),
     key("deny.bare", "firm, plain", Some("\"firm\"")),
     key("deny.prefix", "firm, plain", Some("\"plain\"")),
     key("limits.refusals", "rate", Some("\"60/min\"")),
+    key("limits.requests", "rate", None),
     key("limits.connections", "number", Some("4096")),
     key("limits.connections_per_address", "number", Some("512")),
     key("limits.header_bytes", "size", Some("65536")),
@@ -68,11 +70,12 @@ pub const KEYS: &[Key] = &[
     key("client.ranges", "list of ranges", None),
     key("client.certificate", "list of names", None),
     key("client.token_sha256", "list of hashes", None),
+    key("client.rate", "rate", None),
 ];
 
 /// Keys and tables whose names are taken and whose meaning this version does not carry out yet.
 const RESERVED: &[&str] =
-    &["admin.tls", "admin.user", "alert", "canary", "connect", "policy.shadow", "prefetch", "shadow", "sink"];
+    &["admin.tls", "admin.user", "alert", "canary", "connect", "prefetch", "shadow", "sink"];
 
 /// The tables that may be written several times.
 const ARRAYS: &[&str] = &["client", "upstream"];

@@ -142,7 +142,6 @@ fn all_unknown_keys_are_told_at_once() {
 fn what_is_reserved_or_not_built_yet_is_an_error_that_says_so() {
     for (text, key) in [
         ("sealed = true", "sealed = true"),
-        ("[policy]\nshadow = \"config/next.toml\"", "policy.shadow"),
         ("[[admin.user]]\nname = \"x\"", "admin.user"),
         ("[admin]\ntls = {}", "admin.tls"),
         ("[[sink]]\nkind = \"syslog\"", "sink"),

@@ -1,6 +1,7 @@
 //! The gateway at its door: bytes, status, headers, what is on record, what upstreams saw.
 
 mod cache;
+mod callers;
 mod client_certificates;
 mod connections;
 mod crash;
