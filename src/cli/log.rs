@@ -72,13 +72,13 @@ pub(super) struct Arguments {
 
 /// The start of `--since`.
 #[derive(Clone, Debug)]
-enum Since {
+pub(super) enum Since {
     Ago(Span),
     At(Timestamp),
 }
 
 impl Since {
-    fn parse(text: &str) -> Result<Self, String> {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
         if let Ok(moment) = text.parse::<Timestamp>() {
             return Ok(Self::At(moment));
         }
@@ -94,7 +94,7 @@ impl Since {
         }
     }
 
-    fn moment(&self, now: Timestamp) -> Timestamp {
+    pub(super) fn moment(&self, now: Timestamp) -> Timestamp {
         match self {
             Self::Ago(span) => now
                 .to_zoned(TimeZone::UTC)

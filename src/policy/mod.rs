@@ -8,15 +8,22 @@ mod code;
 mod companion;
 mod compiled;
 mod content;
+mod coverage;
 mod decide;
 mod decision;
+mod diff;
 mod exceptions;
+mod explain;
 mod facts;
+mod lint;
 mod offline;
 mod pattern;
 mod recalls;
+mod recorded;
 mod refusal;
+mod replay;
 mod rules;
+mod samples;
 mod suggest;
 #[cfg(test)]
 mod tests;
@@ -24,12 +31,18 @@ mod tests;
 pub use code::{Code, Softenable, Verdict};
 pub use compiled::{Policy, Source};
 pub use content::{CHILDREN_MAX, NESTED_MAX};
+pub use coverage::{Coverage, Rule, RuleKind};
 pub use decision::{Check, Decision, Outcome, Permit, Reason, Refusal, Target, Trace};
+pub use diff::{Difference, Judged, Witness};
+pub use explain::{Explanation, Owned};
 pub use facts::{
     Content, Facts, Fresh, Image, Known, Lack, Need, Recalled, Root, Roots, Seen, Sight, TagFact,
 };
+pub use lint::{Finding, Level, Lint, Surroundings};
 pub use offline::{Offline, TestResult};
 pub use pattern::{Match, Pattern};
+pub use recorded::{Asked, Count, Recorded, Span};
+pub use replay::{Changed, Replay, Replayed, Unjudged};
 pub use rules::{
     AgeClock, AgeRule, Artifacts, BaseRule, Digests, Exception, Given, Help, HoldFirst, IndexRule, Invalid,
     Item, LabelRule, Leaves, Mode, Modes, Moved, Pin, PlatformRule, PolicyTest, Recall, Rules, SizeRule,

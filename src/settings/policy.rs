@@ -6,9 +6,11 @@
 mod keys;
 mod leaves;
 mod reader;
+mod schema;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod work;
 
 use std::fmt::Display;
 use std::ops::Range;
@@ -26,6 +28,9 @@ use crate::oci::{Digest, Name, Reference, Tag};
 use crate::policy::{
     Code, Help, Item, Match, Mode, Pin, Policy, PolicyTest, Rules, SourceRule, Verdict, Written,
 };
+
+pub use schema::schema;
+pub use work::{Unsound, Work, load_tests, open};
 
 /// The file that commands read unless told otherwise.
 pub const DEFAULT_PATH: &str = "config/policy.toml";

@@ -66,7 +66,7 @@ fn print(out: &mut dyn Write, judged: &Judged) -> std::io::Result<()> {
 }
 
 /// A verdict in its colour, which only a terminal shows; padded to a width.
-pub(super) fn colour(verdict: Verdict, width: usize) -> String {
+pub(in crate::cli) fn colour(verdict: Verdict, width: usize) -> String {
     let word = format!("{:width$}", verdict.as_str());
     match verdict {
         Verdict::Allow => word.green().to_string(),
