@@ -14,6 +14,8 @@ pub enum RuleKind {
     Allow,
     /// An entry of `tags.deny`.
     Deny,
+    /// An `[[exception]]`: met when a check passed by it alone.
+    Exception,
     /// A `[[pin]]`.
     Pin,
     /// A `[[source]]`.
@@ -26,6 +28,7 @@ impl RuleKind {
         match self {
             Self::Allow => "allow",
             Self::Deny => "deny",
+            Self::Exception => "exception",
             Self::Pin => "pin",
             Self::Source => "source",
         }
@@ -65,6 +68,9 @@ impl<'a> Coverage<'a> {
                 coverage.rule(RuleKind::Deny, &source.deny.at, pattern.to_string());
             }
         }
+        for exception in policy.exceptions() {
+            coverage.rule(RuleKind::Exception, &exception.at, exception.id.to_string());
+        }
         for pin in policy.pins() {
             coverage.rule(RuleKind::Pin, &pin.at, pin_words(pin));
         }
@@ -96,6 +102,9 @@ impl<'a> Coverage<'a> {
             for pattern in source.deny().iter().filter(|pattern| pattern.denies(tag)) {
                 self.meet(RuleKind::Deny, &source.deny.at, pattern.to_string(), pull);
             }
+        }
+        for exception in policy.exceptions().iter().filter(|one| pull.exceptions.contains(&one.id)) {
+            self.meet(RuleKind::Exception, &exception.at, exception.id.to_string(), pull);
         }
         let served = pull.verdict < Verdict::Hold;
         for pin in policy.pins_of(&pull.name) {

@@ -27,6 +27,8 @@ pub struct Recorded {
     pub digest: Option<Digest>,
     /// The manifest at the top of what was asked for, where it was another one.
     pub root: Option<Digest>,
+    /// The exceptions, by id, that let a check pass.
+    pub exceptions: Vec<Arc<str>>,
     /// How many pulls.
     pub pulls: u64,
     /// The first of them.

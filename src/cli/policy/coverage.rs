@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::policy::{Coverage, Policy, Rule};
 use crate::settings::{gateway, policy};
 
-/// Shows which sources, tag patterns and pins nobody met for a while: candidates for removal.
+/// Shows which sources, tag patterns, pins and exceptions nobody met for a while: candidates for removal.
 ///
 /// What counts is which rules of this policy the recorded pulls meet, whichever policy judged them
 /// then.
@@ -86,7 +86,7 @@ fn print(
     out: &mut dyn Write,
 ) -> std::io::Result<()> {
     for rule in rules {
-        let words = format!("{:6}  {}", rule.kind.as_str(), printable(&rule.words));
+        let words = format!("{:9}  {}", rule.kind.as_str(), printable(&rule.words));
         match &rule.met {
             None => writeln!(out, "{}  {}  {words}", "never".yellow(), rule.at)?,
             Some(met) if arguments.all => {
@@ -149,7 +149,9 @@ mod tests {
         let text = format!(
             "name = \"t\"\nrevision = \"1\"\n[require.tags]\nallow = [\"#.#.#\", \"v#\"]\ndeny = [\"latest\", \"dev\"]\n\
             [[source]]\nid = \"hub\"\nmatch = \"docker.io/library/*\"\n[[source]]\nid = \"own\"\nmatch = \"ghcr.io/acme/*\"\n\
-            [[pin]]\nimage = \"docker.io/library/debian\"\ndigest = \"{digest}\"\n[[pin]]\nimage = \"docker.io/library/debian:12-slim\"\ndigest = \"{digest}\"\n"
+            [[pin]]\nimage = \"docker.io/library/debian\"\ndigest = \"{digest}\"\n[[pin]]\nimage = \"docker.io/library/debian:12-slim\"\ndigest = \"{digest}\"\n\
+            [[exception]]\nid = \"E\"\nimage = \"ghcr.io/acme/b:1\"\nwaive = [\"tag\"]\nreason = \"r\"\nticket = \"T\"\n\
+            requested_by = \"x\"\napproved_by = \"y\"\napproved = 2026-10-01\nexpires = 2026-12-01\n"
         );
         let folder = folder(&[
             ("python:3.11.9", None, None, 1),
@@ -160,21 +162,22 @@ mod tests {
         let said = shown(folder.path(), &text, false, false).await;
         assert_eq!(
             said,
-            "never  policy.toml:4  allow   v#\n\
-            never  policy.toml:5  deny    dev\n\
-            never  policy.toml:9  source  own\n\
+            "never  policy.toml:4  allow      v#\n\
+            never  policy.toml:5  deny       dev\n\
+            never  policy.toml:9  source     own\n\
+            never  policy.toml:18  exception  E\n\
             the record begins at 2026-11-20T10:00:00Z: what was met before is not in it\n\
-            8 rules, 3 not met since 2026-11-01T00:00:00Z\n"
+            9 rules, 4 not met since 2026-11-01T00:00:00Z\n"
         );
         let all = shown(folder.path(), &text, true, false).await;
         assert!(
-            all.contains("met    policy.toml:5  deny    latest  1 pulls, last 2026-11-20T10:00:00Z\n"),
+            all.contains("met    policy.toml:5  deny       latest  1 pulls, last 2026-11-20T10:00:00Z\n"),
             "{all}"
         );
         let json = shown(folder.path(), &text, false, true).await;
         let lines: Vec<serde_json::Value> =
             json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        assert_eq!((lines.len(), &lines[0]["kind"], &lines[0]["pulls"]), (8, &json!("allow"), &json!(1)));
+        assert_eq!((lines.len(), &lines[0]["kind"], &lines[0]["pulls"]), (9, &json!("allow"), &json!(1)));
     }
 
     #[test]

@@ -83,6 +83,7 @@ fn recorded(entry: &Entry) -> Result<Recorded, Option<&'static str>> {
         code: entry.text(&["reason", "code"]).and_then(Code::parse),
         digest: digest("digest"),
         root: digest("root_digest"),
+        exceptions: exceptions(entry),
         pulls: entry.number(&["count"]).unwrap_or(1),
         asked,
         name,
@@ -91,6 +92,13 @@ fn recorded(entry: &Entry) -> Result<Recorded, Option<&'static str>> {
         first,
         last,
     })
+}
+
+/// The exceptions that the recorded checks name.
+fn exceptions(entry: &Entry) -> Vec<Arc<str>> {
+    let checks = entry.event.get("checks").and_then(serde_json::Value::as_array);
+    let ids = checks.into_iter().flatten().filter_map(|check| check.get("exception")?.as_str());
+    ids.map(Into::into).collect()
 }
 
 fn time(entry: &Entry, key: &str) -> Option<Timestamp> {
