@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{Code, Given, Offline, Policy, Source, Verdict, samples};
 use crate::oci::{Digest, Name, Reference, Tag};
@@ -104,7 +104,7 @@ impl Policy {
             let tagged = tags.iter().map(|tag| (Some(tag.clone()), None));
             let by_digest = digests.iter().map(|digest| (None, Some(*digest)));
             for (tag, digest) in tagged.chain(by_digest) {
-                let worlds = worlds(tag.is_some(), &tags, both, &name);
+                let worlds = worlds(tag.is_some(), &tags, both, &name, now);
                 let reference = Reference { name: name.clone(), tag, digest };
                 for (client, world) in
                     clients.iter().flat_map(|client| worlds.iter().map(move |world| (client, world)))
@@ -155,8 +155,21 @@ impl Policy {
 }
 
 /// What is worth supposing about a pull.
-fn worlds(by_tag: bool, tags: &BTreeSet<Tag>, both: [&Policy; 2], name: &Name) -> Vec<World> {
+fn worlds(by_tag: bool, tags: &BTreeSet<Tag>, both: [&Policy; 2], name: &Name, now: Timestamp) -> Vec<World> {
     let mut worlds = vec![World { words: "", given: Given::default() }];
+    let user = |user: &str| Given { user: Some(user.to_owned()), ..Given::default() };
+    worlds.push(World { words: "it runs as root", given: user("0") });
+    worlds.push(World { words: "it runs as uid 1000", given: user("1000") });
+    worlds.push(World { words: "it runs as a named user", given: user("app") });
+    let year = now.checked_sub(SignedDuration::from_hours(24 * 365)).unwrap_or(Timestamp::UNIX_EPOCH);
+    worlds.push(World {
+        words: "it was built a year ago",
+        given: Given { created: Some(year), first_seen: Some(year), ..Given::default() },
+    });
+    worlds.push(World {
+        words: "this gateway met it just now",
+        given: Given { first_seen: Some(now), ..Given::default() },
+    });
     if by_tag {
         worlds.push(World {
             words: "the tag moved since it was locked",
