@@ -225,6 +225,11 @@ impl Gate {
                     if let What::Digest(digest) = &ask.what {
                         judgement.image.roots.extend(self.ancestors(&ask.name, digest).await);
                     }
+                    if inner.rules.load().generation() != rules.generation() {
+                        // A recall that came meanwhile is in force already.
+                        facts = Facts::default();
+                        continue;
+                    }
                     let judged = Judged::new(judgement);
                     let counter = inner.decisions.counter(judged.judgement());
                     counter.inc();
@@ -362,8 +367,11 @@ impl Gate {
         let image =
             asked.map_or_else(|| audit::Image::unreadable(http.path), |(ask, facts)| image(ask, facts));
         let reference = image.reference.clone();
-        let remedy = self.remedy(caller, asked.map(|(ask, _)| ask), rules).await;
-        // Who asks too often is not answered by judging.
+        // Who asks too often is not answered by judging, nor by another image.
+        let remedy = match refusal.code {
+            Code::ClientRate => None,
+            _ => self.remedy(caller, asked.map(|(ask, _)| ask), rules).await,
+        };
         let shadow = match asked {
             Some((ask, facts)) if refusal.code != Code::ClientRate => {
                 self.shadow(caller, ask, facts, false).await

@@ -269,9 +269,10 @@ impl ContentRules {
 }
 
 /// Whether a runtime would run it: it has an image's config, and is not one of the small things that
-/// borrow that type for want of another (signatures, attestations) and say that they run nowhere.
+/// borrow that type for want of another and say that they run nowhere, as attestations in an index do.
+/// One that says nothing of where it runs is one: some runtimes take that for their own platform.
 fn is_image(manifest: &Manifest, config: &ImageConfig) -> bool {
-    let nowhere = matches!(config.platform.os.as_str(), "" | "unknown");
+    let nowhere = config.platform.os == "unknown" && config.platform.architecture == "unknown";
     !(nowhere
         && companion::excess(manifest).is_none()
         && manifest.edges.iter().any(|(role, _)| *role == Role::Layer))

@@ -177,11 +177,13 @@ impl Door {
         caller: Caller,
         request: &Request<()>,
     ) -> Result<Reply, Box<Understood>> {
-        if let Some(wait) = self.0.gate.wait(&caller) {
-            return Err(Box::new(Understood::TooOften { pull, caller, wait }));
-        }
+        // What follows a firm refusal gets the same one, also from whoever asks too often: a mirror's
+        // client goes to the upstream on 429.
         if let Some(echo) = self.0.refuser.echo(&pull, &caller) {
             return Ok(name_registry(echo, &pull));
+        }
+        if let Some(wait) = self.0.gate.wait(&caller) {
+            return Err(Box::new(Understood::TooOften { pull, caller, wait }));
         }
         let renewed = self.0.gate.renew(&caller, &pull.ask, http(request, &pull));
         if let Some(Ok(pass)) = renewed {

@@ -1,13 +1,16 @@
 //! Pulls by digest: roots, closure, possession, referrers.
 
 use super::{Grant, Judge, Stop, short};
-use crate::oci::{Descriptor, Digest, Fault, Kind};
+use crate::oci::{Descriptor, Digest, Fault, Kind, Manifest};
 use crate::policy::companion::{self, LEVELS_MAX};
 use crate::policy::content::Finding;
 use crate::policy::{Code, Digests, Image, Known, Lack, Mode, Reason, Root, Roots, Target};
 
-/// How many of the manifests that lead to a digest are looked into to find one that is permitted.
-const ROOTS_MAX: usize = 16;
+/// How many of the manifests that lead to a digest are looked into to find one that is permitted: so many
+/// that nobody hides a permitted one behind refused ones by asking for those.
+const ROOTS_MAX: usize = 512;
+/// How many contents are asked for in one turn.
+const TOGETHER: usize = 64;
 
 /// How a digest stands in its repository.
 pub(super) enum Standing {
@@ -203,6 +206,9 @@ impl<'a> Judge<'a> {
         let mut best = Standing::Outside(Vec::new());
         let mut missing = Vec::new();
         for (root, reason) in self.named(roots).into_iter().filter(|(root, _)| root.levels <= reach) {
+            if missing.len() >= TOGETHER {
+                break;
+            }
             match content(root) {
                 Ok(Some(findings)) if self.passes_content(&findings) => {
                     let standing =
@@ -360,6 +366,9 @@ impl<'a> Judge<'a> {
         let mut best: Option<Part<'a>> = None;
         let (mut told, mut missing) = (Vec::new(), Vec::new());
         for (root, reason) in self.named(roots) {
+            if missing.len() >= TOGETHER {
+                break;
+            }
             let named = self.is_named(root);
             let parts = root.parts.iter().filter_map(|(levels, target)| {
                 let standing = match levels {
@@ -393,15 +402,25 @@ impl<'a> Judge<'a> {
     fn softened_part(&mut self, roots: &'a Roots, blob: Digest) -> Result<Option<Part<'a>>, Stop> {
         let most = if self.looks_inside() { ROOTS_MAX } else { usize::MAX };
         let mut best: Option<(Digest, &'a Descriptor)> = None;
+        let mut missing = Vec::new();
         for root in roots.roots.iter().take(most) {
             let own = root.parts.iter().filter(|(levels, _)| *levels == 0).map(|(_, target)| target);
             let Some(target) = own.rev().max_by_key(|target| holds(roots, target)) else { continue };
             if best.is_some_and(|(_, best)| holds(roots, best) || !holds(roots, target)) {
                 continue;
             }
-            if self.leads(root, roots, blob)?.is_some_and(|findings| self.passes_content(&findings)) {
-                best = Some((root.digest, target));
+            match self.leads(root, roots, blob) {
+                Ok(Some(findings)) if self.passes_content(&findings) => best = Some((root.digest, target)),
+                Ok(_) => {}
+                Err(Stop::Need(Lack::Contents(more))) => missing.extend(more),
+                Err(stop) => return Err(stop),
             }
+            if missing.len() >= TOGETHER {
+                break;
+            }
+        }
+        if best.is_none_or(|(_, best)| !holds(roots, best)) {
+            together(missing)?;
         }
         let Some((root, target)) = best else { return Ok(None) };
         let reason = self.digest_refused(root);
@@ -420,7 +439,7 @@ impl<'a> Judge<'a> {
             // Whatever lies between is recalled with what is above it.
             return Ok(Some(self.recalled_digest(root.digest)?.into_iter().collect()));
         }
-        let near: Vec<&Root> = roots.roots.iter().filter(|root| root.levels == 0).take(ROOTS_MAX).collect();
+        let near = self.between(root, roots, blob)?;
         let mut wanted: Vec<Digest> = near.iter().map(|root| root.digest).collect();
         wanted.push(root.digest);
         let contents = self.contents(&wanted)?;
@@ -461,6 +480,36 @@ impl<'a> Judge<'a> {
             refused = refused.or(Some(own));
         }
         Ok(refused)
+    }
+
+    /// What may lie between a root and a blob: what the root lists, or, above a companion, whatever leads
+    /// to the blob by itself.
+    fn between(&self, root: &Root, roots: &'a Roots, blob: Digest) -> Result<Vec<&'a Root>, Stop> {
+        let below = roots.roots.iter().filter(|found| found.levels == 0);
+        if root.levels > 0 {
+            return Ok(below.take(TOGETHER).collect());
+        }
+        let Some((_, Known::Is(own))) = self.contents(&[root.digest])?.into_iter().next() else {
+            return Ok(Vec::new());
+        };
+        if own.manifest.blobs().any(|edge| edge.digest == blob) {
+            return Ok(Vec::new());
+        }
+        let listed = |manifest: &Manifest| manifest.children().map(|child| child.digest).collect::<Vec<_>>();
+        let mut all = listed(&own.manifest);
+        let leads = |digest: &Digest| roots.roots.iter().any(|found| found.digest == *digest);
+        let inner: Vec<Digest> = own
+            .manifest
+            .children()
+            .filter(|child| child.is_index() && leads(&child.digest))
+            .map(|child| child.digest)
+            .collect();
+        for (_, known) in self.contents(&inner)? {
+            if let Known::Is(inner) = known {
+                all.extend(listed(&inner.manifest));
+            }
+        }
+        Ok(below.filter(|found| all.contains(&found.digest)).collect())
     }
 
     /// Whether an index lists a manifest, itself or by an index it lists.

@@ -53,7 +53,17 @@ impl<'a> Judge<'a> {
                 return Ok(());
             }
         }
-        let aging = Aging::of(self.seen(digest)?, hold.value, self.now);
+        let seen = self.seen(digest)?;
+        let aging = Aging::of(seen, hold.value, self.now);
+        // What a tag is served as at once is pulled by digest next, whether or not that locked the tag.
+        let first = self.source.hold_first == HoldFirst::Serve
+            && seen.sights.iter().any(|sight| {
+                sight.first && sight.current && self.policy.passes(self.source, self.name, &sight.tag)
+            });
+        if !aging.over && first {
+            self.check("hold", true, "the first digest of a tag", "hold_first = serve", &hold.at);
+            return Ok(());
+        }
         self.hold_check(&aging, hold);
         if !aging.over {
             self.hold(&aging, hold, &format!("digest {}", super::short(&digest)));

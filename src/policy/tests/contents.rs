@@ -340,10 +340,12 @@ fn what_is_no_image_follows_artifacts() {
 }
 
 #[test]
-fn a_signature_that_borrows_an_image_config_is_no_image_and_an_image_that_says_so_is_one() {
-    let cosign = "application/vnd.dev.cosign.simplesigning.v1+json";
-    let mut nowhere = config("");
-    nowhere.platform.os = String::new();
+fn what_borrows_an_image_config_and_says_that_it_runs_nowhere_is_no_image_and_all_else_is_one() {
+    let attestation = "application/vnd.in-toto+json";
+    let (mut nowhere, mut silent) = (config(""), config(""));
+    nowhere.platform.os = "unknown".to_owned();
+    nowhere.platform.architecture = "unknown".to_owned();
+    silent.platform.os = String::new();
     let known = |media: &str, config: &ImageConfig| {
         let image = manifest(
             digest("d"),
@@ -356,13 +358,14 @@ fn a_signature_that_borrows_an_image_config_is_no_image_and_an_image_that_says_s
             ..Facts::default()
         }
     };
-    assert_eq!(codes(users(10_001, &[]), &known(cosign, &nowhere)), []);
-    assert_eq!(codes(users(10_001, &[]), &known(LAYER, &nowhere)), [Code::UserMinUid], "it has layers");
-    assert_eq!(
-        codes(users(10_001, &[]), &known(cosign, &config(""))),
-        [Code::UserMinUid],
-        "it runs somewhere"
-    );
+    assert_eq!(codes(users(10_001, &[]), &known(attestation, &nowhere)), []);
+    for (media, config, why) in [
+        (LAYER, &nowhere, "it has layers"),
+        (attestation, &silent, "a runtime may take it for its own"),
+        (attestation, &config(""), "it runs somewhere"),
+    ] {
+        assert_eq!(codes(users(10_001, &[]), &known(media, config)), [Code::UserMinUid], "{why}");
+    }
 }
 
 #[test]

@@ -337,6 +337,41 @@ async fn a_digest_that_is_replaced_while_it_is_held_is_never_served() {
     bench.get(&format!("blobs/{}", Digest::sha256(bad.layer(0)))).await.expect_denied("closure.outside");
 }
 
+#[tokio::test]
+async fn what_is_served_with_a_warning_as_the_first_of_its_tag_is_pulled_whole() {
+    let keys = "digests = \"any\"\ntags = { hold = \"72h\", hold_first = \"serve\", moved = \"follow\" }\n\
+                age = { max = \"45d\", clock = [\"config\"] }\nmodes = { age = \"warn\" }";
+    let bench = Bench::start(&policy(keys, "")).await;
+    let (old, next) = (image(1).created("2026-01-01T00:00:00Z").build(), image(2).build());
+    old.push(&bench.hub, APP, "1.0.0");
+    bench.gateway.pull(Form::Ns, "docker.io", APP, "1.0.0", &old).await;
+    // Once the tag names something else, only what was kept for it goes on.
+    next.push(&bench.hub, APP, "1.0.0");
+    bench.clock.advance(HOUR);
+    bench.tag("1.0.0").await.expect_denied("hold");
+    bench.get(&format!("manifests/{}", next.digest())).await.expect_denied("hold");
+}
+
+#[tokio::test]
+async fn images_that_were_refused_do_not_hide_one_that_is_permitted_from_its_layers() {
+    let bench = Bench::start(&policy("user = { min_uid = 10001 }", "")).await;
+    let shared = random_bytes(7, 3000);
+    let with = |seed, user: &str| {
+        Image::new("linux/amd64").layer(shared.clone()).layer(random_bytes(seed, 10)).user(user).build()
+    };
+    let refused: Vec<Fixture> = (0..70).map(|seed| with(seed, "0")).collect();
+    let last = refused.iter().map(|image| image.digest().to_string()).max().unwrap();
+    // The one that would be looked at last.
+    let good =
+        (100..).map(|seed| with(seed, "10001")).find(|image| image.digest().to_string() > last).unwrap();
+    for (number, image) in refused.iter().enumerate() {
+        image.push(&bench.hub, APP, &*format!("1.0.{number}"));
+        bench.tag(&format!("1.0.{number}")).await.expect_denied("user.min_uid");
+    }
+    good.push(&bench.hub, APP, "2.0.0");
+    bench.gateway.pull(Form::Ns, "docker.io", APP, "2.0.0", &good).await;
+}
+
 fn exception(image: &str, waive: &str) -> String {
     format!(
         "[[exception]]\nid = \"EX-1\"\nimage = \"{image}\"\nwaive = [{waive}]\nreason = \"being rebuilt\"\nticket = \"SEC-1\"\nrequested_by = \"app\"\napproved_by = \"sec\"\napproved = 2026-11-20\nexpires = 2026-11-30\n"
