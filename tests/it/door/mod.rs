@@ -17,7 +17,7 @@ mod rules;
 mod running;
 mod siege;
 mod stop;
-mod table;
+pub(crate) mod table;
 
 use crate::support::gateway::{Gateway, Site};
 use crate::support::image::{Fixture, Image, random_bytes};
