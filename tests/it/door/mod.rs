@@ -1,9 +1,11 @@
 //! The gateway at its door: bytes, status, headers, what is on record, what upstreams saw.
 
+mod bypass;
 mod cache;
 mod callers;
 mod client_certificates;
 mod connections;
+mod coverage;
 mod crash;
 mod denied;
 mod disk;

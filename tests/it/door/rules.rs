@@ -7,6 +7,7 @@ use pullgate::clock::Clock;
 use pullgate::oci::Digest;
 use serde_json::Value;
 
+use crate::support::fault::Fault;
 use crate::support::gateway::{Answer, Form, Gateway, Site, morning, until};
 use crate::support::image::{Fixture, Image, Index, random_bytes};
 use crate::support::registry::Registry;
@@ -236,6 +237,39 @@ async fn facts_that_cannot_be_had_refuse_and_say_when_to_come_again() {
         bench.hub.push_blob(APP, blob.clone());
     }
     bench.tag("1.0.0").await.expect_bytes(&image.manifest);
+}
+
+#[tokio::test]
+async fn facts_that_an_upstream_cannot_give_now_are_503_and_say_when_to_come_again() {
+    let bench = Bench::start(&policy("user = { min_uid = 10001 }", "")).await;
+    let image = image(1).build();
+    image.push(&bench.hub, APP, "1.0.0");
+    bench.hub.on("*", &image.config().to_string()).always(Fault::status(500));
+    let answer = bench.tag("1.0.0").await;
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert!(answer.header("retry-after").parse::<u64>().unwrap() >= 1);
+    assert_eq!(answer.json()["errors"][0]["detail"]["reason"], "facts.unavailable");
+    bench.hub.clear_faults();
+    until("the upstream is asked again", async || bench.tag("1.0.0").await.status == 200).await;
+    bench.tag("1.0.0").await.expect_bytes(&image.manifest);
+}
+
+#[tokio::test]
+async fn an_image_built_on_something_else_is_refused() {
+    let bench = Bench::start(&policy("base = { names = [\"gcr.io/distroless/*\"] }", "")).await;
+    let digest = Digest::sha256(b"base").to_string();
+    let on = |seed, name: &str| {
+        let image = image(seed).annotation("org.opencontainers.image.base.name", name);
+        image.annotation("org.opencontainers.image.base.digest", &digest).build()
+    };
+    let good = on(1, "gcr.io/distroless/static-debian12:nonroot");
+    good.push(&bench.hub, APP, "1.0.0");
+    on(2, "gcr.io/distroless-evil/static-debian12:nonroot").push(&bench.hub, APP, "1.0.1");
+    image(3).build().push(&bench.hub, APP, "1.0.2");
+    bench.tag("1.0.0").await.expect_bytes(&good.manifest);
+    for tag in ["1.0.1", "1.0.2"] {
+        bench.tag(tag).await.expect_denied("base.not_allowed");
+    }
 }
 
 #[tokio::test]
