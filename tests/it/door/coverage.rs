@@ -65,7 +65,7 @@ const CODES: [(&str, &str, &str); 27] = [
 ];
 
 /// A way round a policy, the file of its test, and the test.
-const BYPASSES: [(&str, &str, &str); 18] = [
+const BYPASSES: [(&str, &str, &str); 19] = [
     ("digest of a refused tag", "table", "the_digest_of_a_refused_tag_is_refused_on_a_cold_gateway"),
     ("its digest by another hash", "bypass", "another_hash_of_a_refused_digest_is_refused_too"),
     ("blob of a refused image", "table", "a_blob_that_only_a_refused_tag_contains_is_refused_everywhere"),
@@ -78,6 +78,11 @@ const BYPASSES: [(&str, &str, &str); 18] = [
     ("malformed names", "input", "malformed_names_are_400_and_reach_nobody"),
     ("normalisation", "bypass", "no_spelling_of_a_refused_tag_is_served_and_no_upstream_hears_of_any"),
     ("conflict of ns and prefix", "record", "names_in_conflict_are_on_record"),
+    (
+        "expired exception, cached content",
+        "rules",
+        "an_expired_exception_admits_neither_the_cached_tag_nor_its_blobs_also_after_a_restart",
+    ),
     ("expired exception", "rules", "an_exception_is_bound_to_its_first_digest_recorded_and_over_in_time"),
     (
         "child of a refused index",

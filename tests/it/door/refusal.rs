@@ -205,6 +205,17 @@ async fn a_blob_outside_every_permitted_image_is_refused_though_the_upstream_has
 }
 
 #[tokio::test]
+async fn a_permitted_blob_that_neither_upstream_nor_store_has_is_404_and_no_refusal() {
+    let pair = Pair::start().await;
+    let image = image(6, 100);
+    pair.hub.push_manifest(APP, Some("1.0.0"), image.media_type, image.manifest.clone());
+    pair.gateway.get(&path(Form::Prefix, APP, "manifests/1.0.0")).await.expect_bytes(&image.manifest);
+    let layer = path(Form::Prefix, APP, format!("blobs/{}", Digest::sha256(image.layer(0))));
+    pair.gateway.get(&layer).await.expect_error(404, "BLOB_UNKNOWN");
+    assert_eq!(ids(&pair.gateway).await, [""; 0]);
+}
+
+#[tokio::test]
 async fn a_manifest_is_no_blob_and_a_blob_no_manifest() {
     let pair = Pair::start().await;
     let image = image(7, 100);

@@ -408,6 +408,30 @@ async fn an_exception_is_bound_to_its_first_digest_recorded_and_over_in_time() {
 }
 
 #[tokio::test]
+async fn an_expired_exception_admits_neither_the_cached_tag_nor_its_blobs_also_after_a_restart() {
+    let text = policy("user = { min_uid = 10001 }", &exception("docker.io/acme/app:1.0.0", "\"user\""));
+    let bench = Bench::start(&text).await;
+    let image = image(1).user("0").build();
+    image.push(&bench.hub, APP, "1.0.0");
+    bench.gateway.pull(Form::Prefix, "docker.io", APP, "1.0.0", &image).await;
+    // Its last day is 2026-11-30, to the end of it.
+    bench.clock.advance(HOUR * (24 * 7 + 15));
+    bench.tag("1.0.0").await.expect_bytes(&image.manifest);
+    bench.clock.advance(HOUR);
+    let Bench { gateway, hub, clock } = bench;
+    let blob = format!("blobs/{}", Digest::sha256(image.layer(0)));
+    let all = ["manifests/1.0.0".to_owned(), format!("manifests/{}", image.digest()), blob];
+    for rest in &all {
+        let path = Form::Prefix.path("docker.io", APP, rest);
+        gateway.get(&path).await.expect_denied("user.min_uid");
+    }
+    let bench = Bench { gateway: gateway.stop().await.start().await, hub, clock };
+    for rest in &all {
+        bench.get(rest).await.expect_denied("user.min_uid");
+    }
+}
+
+#[tokio::test]
 async fn the_binding_of_an_exception_survives_a_restart() {
     let text = policy("user = { min_uid = 10001 }", &exception("docker.io/acme/app:1.0.0", "\"user\""));
     let Bench { gateway, hub, clock } = Bench::start(&text).await;
