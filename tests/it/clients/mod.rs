@@ -17,6 +17,7 @@ mod process;
 mod registry;
 mod skopeo;
 mod stock;
+mod table;
 
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};

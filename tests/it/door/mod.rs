@@ -1,9 +1,11 @@
 //! The gateway at its door: bytes, status, headers, what is on record, what upstreams saw.
 
+mod bypass;
 mod cache;
 mod callers;
 mod client_certificates;
 mod connections;
+mod coverage;
 mod crash;
 mod denied;
 mod disk;
@@ -17,7 +19,7 @@ mod rules;
 mod running;
 mod siege;
 mod stop;
-mod table;
+pub(crate) mod table;
 
 use crate::support::gateway::{Gateway, Site};
 use crate::support::image::{Fixture, Image, random_bytes};

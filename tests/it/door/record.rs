@@ -286,6 +286,22 @@ async fn forwarded_addresses_count_only_from_trusted_proxies() {
 }
 
 #[tokio::test]
+async fn malformed_names_are_on_record() {
+    let pair = Pair::start().await;
+    for rest in ["App/manifests/1.0.0", "app/manifests/-x", "app/blobs/sha256:1"] {
+        let path = format!("/v2/docker.io/acme/{rest}");
+        let answer = pair.gateway.get(&path).await;
+        assert_eq!(answer.status, 400, "{path}: {answer:?}");
+        assert_eq!(answer.json()["errors"][0]["detail"]["reason"], "name.invalid");
+        let blocked = pair.gateway.blocked().await;
+        let event = blocked.iter().find(|event| event["http"]["path"] == path.as_str());
+        let event = event.unwrap_or_else(|| panic!("{path} is not on record: {blocked:#?}"));
+        assert_eq!(event["reason"]["code"], "name.invalid");
+        assert_eq!(event["http"]["status"], 400);
+    }
+}
+
+#[tokio::test]
 async fn names_in_conflict_are_on_record() {
     let pair = Pair::start().await;
     let answer = pair.gateway.get("/v2/ghcr.io/acme/app/manifests/1.0.0?ns=docker.io").await;

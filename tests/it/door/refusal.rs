@@ -10,7 +10,9 @@ use crate::support::image::{Fixture, Index};
 use crate::support::registry::Registry;
 
 const APP: &str = "acme/app";
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const LITERAL: &str = "acme/literal";
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const DOCKER: (&str, &str) =
     ("user-agent", "docker/20.10.24 go/go1.19.8 git-commit/5d6db84 kernel/6.1 os/linux arch/amd64");
 
@@ -203,6 +205,17 @@ async fn a_blob_outside_every_permitted_image_is_refused_though_the_upstream_has
 }
 
 #[tokio::test]
+async fn a_permitted_blob_that_neither_upstream_nor_store_has_is_404_and_no_refusal() {
+    let pair = Pair::start().await;
+    let image = image(6, 100);
+    pair.hub.push_manifest(APP, Some("1.0.0"), image.media_type, image.manifest.clone());
+    pair.gateway.get(&path(Form::Prefix, APP, "manifests/1.0.0")).await.expect_bytes(&image.manifest);
+    let layer = path(Form::Prefix, APP, format!("blobs/{}", Digest::sha256(image.layer(0))));
+    pair.gateway.get(&layer).await.expect_error(404, "BLOB_UNKNOWN");
+    assert_eq!(ids(&pair.gateway).await, [""; 0]);
+}
+
+#[tokio::test]
 async fn a_manifest_is_no_blob_and_a_blob_no_manifest() {
     let pair = Pair::start().await;
     let image = image(7, 100);
@@ -239,6 +252,25 @@ async fn an_index_of_indexes_can_be_pulled_and_a_deeper_one_is_refused_at_its_ta
     pair.gateway.get(&by_tag).await.expect_denied("index.too_large");
     pair.gateway.pull(Form::Prefix, "docker.io", LITERAL, "1.0.0", &two).await;
     pair.gateway.pull_digest(Form::Prefix, "docker.io", LITERAL, &one).await;
+}
+
+#[tokio::test]
+async fn an_index_of_more_children_than_anybody_needs_is_refused() {
+    let pair = Pair::start().await;
+    for (count, tag) in [(1000, "1.0.0"), (1001, "1.0.1")] {
+        let child = |number: u32| {
+            let digest = Digest::sha256(&number.to_be_bytes());
+            let platform = serde_json::json!({"os": "linux", "architecture": format!("a{number}")});
+            serde_json::json!({"mediaType": MANIFEST, "digest": digest, "size": 500, "platform": platform})
+        };
+        let manifests: Vec<Value> = (0..count).map(child).collect();
+        let index = serde_json::json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests});
+        pair.hub.push_manifest(APP, Some(tag), INDEX, index.to_string());
+    }
+    assert_eq!(pair.gateway.get(&path(Form::Prefix, APP, "manifests/1.0.0")).await.status, 200);
+    let larger = path(Form::Prefix, APP, "manifests/1.0.1");
+    pair.gateway.get(&larger).await.expect_denied("index.too_large");
+    assert_eq!(pair.gateway.head(&larger).await.status, 403);
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use pullgate::clock::Clock;
 use pullgate::oci::Digest;
 use serde_json::Value;
 
+use crate::support::fault::Fault;
 use crate::support::gateway::{Answer, Form, Gateway, Site, morning, until};
 use crate::support::image::{Fixture, Image, Index, random_bytes};
 use crate::support::registry::Registry;
@@ -239,6 +240,39 @@ async fn facts_that_cannot_be_had_refuse_and_say_when_to_come_again() {
 }
 
 #[tokio::test]
+async fn facts_that_an_upstream_cannot_give_now_are_503_and_say_when_to_come_again() {
+    let bench = Bench::start(&policy("user = { min_uid = 10001 }", "")).await;
+    let image = image(1).build();
+    image.push(&bench.hub, APP, "1.0.0");
+    bench.hub.on("*", &image.config().to_string()).always(Fault::status(500));
+    let answer = bench.tag("1.0.0").await;
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert!(answer.header("retry-after").parse::<u64>().unwrap() >= 1);
+    assert_eq!(answer.json()["errors"][0]["detail"]["reason"], "facts.unavailable");
+    bench.hub.clear_faults();
+    until("the upstream is asked again", async || bench.tag("1.0.0").await.status == 200).await;
+    bench.tag("1.0.0").await.expect_bytes(&image.manifest);
+}
+
+#[tokio::test]
+async fn an_image_built_on_something_else_is_refused() {
+    let bench = Bench::start(&policy("base = { names = [\"gcr.io/distroless/*\"] }", "")).await;
+    let digest = Digest::sha256(b"base").to_string();
+    let on = |seed, name: &str| {
+        let image = image(seed).annotation("org.opencontainers.image.base.name", name);
+        image.annotation("org.opencontainers.image.base.digest", &digest).build()
+    };
+    let good = on(1, "gcr.io/distroless/static-debian12:nonroot");
+    good.push(&bench.hub, APP, "1.0.0");
+    on(2, "gcr.io/distroless-evil/static-debian12:nonroot").push(&bench.hub, APP, "1.0.1");
+    image(3).build().push(&bench.hub, APP, "1.0.2");
+    bench.tag("1.0.0").await.expect_bytes(&good.manifest);
+    for tag in ["1.0.1", "1.0.2"] {
+        bench.tag(tag).await.expect_denied("base.not_allowed");
+    }
+}
+
+#[tokio::test]
 async fn a_check_that_only_warns_serves_with_its_words_and_is_on_record() {
     let keys =
         "age = { max = \"45d\" }\nuser = { min_uid = 10001 }\nmodes = { age = \"warn\", user = \"observe\" }";
@@ -406,6 +440,30 @@ async fn an_exception_is_bound_to_its_first_digest_recorded_and_over_in_time() {
     bench.get(&format!("manifests/{}", first.digest())).await.expect_bytes(&first.manifest);
     bench.clock.advance(HOUR * 24 * 8);
     bench.get(&format!("manifests/{}", first.digest())).await.expect_denied("user.min_uid");
+}
+
+#[tokio::test]
+async fn an_expired_exception_admits_neither_the_cached_tag_nor_its_blobs_also_after_a_restart() {
+    let text = policy("user = { min_uid = 10001 }", &exception("docker.io/acme/app:1.0.0", "\"user\""));
+    let bench = Bench::start(&text).await;
+    let image = image(1).user("0").build();
+    image.push(&bench.hub, APP, "1.0.0");
+    bench.gateway.pull(Form::Prefix, "docker.io", APP, "1.0.0", &image).await;
+    // Its last day is 2026-11-30, to the end of it.
+    bench.clock.advance(HOUR * (24 * 7 + 15));
+    bench.tag("1.0.0").await.expect_bytes(&image.manifest);
+    bench.clock.advance(HOUR);
+    let Bench { gateway, hub, clock } = bench;
+    let blob = format!("blobs/{}", Digest::sha256(image.layer(0)));
+    let all = ["manifests/1.0.0".to_owned(), format!("manifests/{}", image.digest()), blob];
+    for rest in &all {
+        let path = Form::Prefix.path("docker.io", APP, rest);
+        gateway.get(&path).await.expect_denied("user.min_uid");
+    }
+    let bench = Bench { gateway: gateway.stop().await.start().await, hub, clock };
+    for rest in &all {
+        bench.get(rest).await.expect_denied("user.min_uid");
+    }
 }
 
 #[tokio::test]

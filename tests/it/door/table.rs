@@ -7,19 +7,19 @@ use crate::support::gateway::{Answer, Form, Gateway, Site, morning, shipped_poli
 use crate::support::image::{Fixture, Image, random_bytes};
 use crate::support::registry::Registry;
 
-const PYTHON: &str = "library/python";
-const VECTOR: &str = "pgvector/pgvector";
+pub(crate) const PYTHON: &str = "library/python";
+pub(crate) const VECTOR: &str = "pgvector/pgvector";
 
 /// The registries of the shipped policy, each a fake of its own, and the gateway before them.
-struct Fleet {
-    gateway: Gateway,
-    hub: Registry,
-    gcr: Registry,
-    ghcr: Registry,
+pub(crate) struct Fleet {
+    pub(crate) gateway: Gateway,
+    pub(crate) hub: Registry,
+    pub(crate) gcr: Registry,
+    pub(crate) ghcr: Registry,
 }
 
 impl Fleet {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let (hub, gcr, ghcr) = (Registry::plain(), Registry::plain(), Registry::plain());
         let site = Site::new(&shipped_policy())
             .with_upstream("docker.io", &hub)
@@ -30,7 +30,7 @@ impl Fleet {
     }
 
     /// What any upstream or any resolver was asked so far.
-    fn traces(&self) -> Vec<String> {
+    pub(crate) fn traces(&self) -> Vec<String> {
         let fakes = [&self.hub, &self.gcr, &self.ghcr];
         let requests = fakes.iter().flat_map(|fake| fake.requests());
         let paths = requests.map(|request| format!("{} {}", request.method, request.path));
@@ -38,7 +38,8 @@ impl Fleet {
     }
 }
 
-fn image(seed: u64) -> Fixture {
+/// An image that every rule of the shipped policy lets pass.
+pub(crate) fn image(seed: u64) -> Fixture {
     Image::new("linux/amd64").layer(random_bytes(seed, 3000)).user("10001:10001").build()
 }
 
