@@ -1,5 +1,6 @@
 //! The command line: one file a command; arguments, printing and exit codes, no logic of its own.
 
+mod annotation;
 mod check;
 mod completions;
 mod demo;

@@ -17,7 +17,7 @@ use crate::oci::{
 };
 
 /// More turns than any judgement takes.
-const TURNS: usize = 12;
+pub(super) const TURNS: usize = 12;
 
 const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
@@ -292,7 +292,7 @@ fn is<T>(value: T) -> Known<T> {
 }
 
 /// Somebody who asks from nowhere.
-fn caller(client: Option<&Arc<str>>) -> Caller {
+pub(super) fn caller(client: Option<&Arc<str>>) -> Caller {
     Caller {
         class: client.map_or(Class::Anonymous, |name| Class::Client(name.clone())),
         attribution: Attribution::None,

@@ -8,10 +8,10 @@ use http_body_util::BodyExt as _;
 use jiff::Timestamp;
 
 use super::tags::past;
-use super::{Puller, known};
+use super::{Puller, held, known};
 use crate::content::Claim;
 use crate::oci::{Algorithm, CONFIG_MAX, Descriptor, Digest, Fault, ImageConfig, Name, Tag};
-use crate::policy::{Content, Fresh, Known, Permit, Recalled, Seen, Sight, Target};
+use crate::policy::{Content, Fresh, Known, Permit, Recalled, Seen, Target};
 
 /// How many manifests and configs are fetched at once for one decision.
 const AT_ONCE: usize = 8;
@@ -141,19 +141,7 @@ impl Puller {
             }
             row = inner.catalog.seen(name, digest).await?;
         }
-        let sights = row
-            .sights
-            .into_iter()
-            .map(|sight| Sight {
-                tag: sight.tag,
-                first: sight.first,
-                served: sight.served,
-                since: sight.since,
-                last: sight.last,
-                current: sight.current,
-            })
-            .collect();
-        Ok(Seen { first: row.first, sights })
+        Ok(held::seen(row))
     }
 
     /// Binds the exceptions of a permit to what is about to be served. The answer is whether they are:

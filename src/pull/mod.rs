@@ -7,6 +7,7 @@ mod asked;
 mod blobs;
 mod facts;
 mod flight;
+mod held;
 mod roots;
 mod tags;
 mod tasks;
@@ -30,6 +31,7 @@ use tasks::Tasks;
 
 pub use crate::catalog::Stored;
 pub use blobs::{Cache, Fetched};
+pub use held::CatalogFacts;
 
 /// How old what was learnt from an upstream may get.
 #[derive(Clone, Debug)]

@@ -4,10 +4,9 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
 
 use super::tags::past;
-use super::{Puller, blobs};
-use crate::catalog::Ancestor;
+use super::{Puller, blobs, held};
 use crate::oci::{Digest, Fault, Name};
-use crate::policy::{Root, Roots};
+use crate::policy::Roots;
 use crate::upstream::Presence;
 
 /// How many children of indexes are fetched to find out which of them contains a blob.
@@ -25,12 +24,7 @@ const JOINS: usize = 3;
 impl Puller {
     /// What is known to lead to a digest. Asks nobody.
     pub(super) async fn roots(&self, name: &Name, digest: &Digest) -> Result<Roots, Fault> {
-        let ancestors = self.0.catalog.lineage(name, digest).await?;
-        let roots = ancestors
-            .into_iter()
-            .map(|Ancestor { digest, tags, levels, parts }| Root { digest, tags, levels, parts })
-            .collect();
-        Ok(Roots { size: None, roots })
+        Ok(held::roots(self.0.catalog.lineage(name, digest).await?))
     }
 
     /// What leads to a blob, and how long it is where the manifests of the repository disagree.

@@ -9,6 +9,7 @@ use super::files::{Fault, Findings, Found, Outcome, nearest, remark, sentence};
 use super::fix::{Change, Fixed};
 use super::images::{colour, object};
 use super::judge::Judge;
+use crate::cli::annotation::{property, value};
 use crate::policy::{Code, Verdict};
 
 /// `file:line:column: reference: verdict code: sentence`, and a count.
@@ -170,25 +171,15 @@ pub(super) fn github(out: &mut dyn Write, findings: &Findings, judge: &Judge) ->
             place.line,
             place.end_line,
             place.column,
-            escape(&text)
+            value(&text)
         )?;
     }
     for Fault { file, place, text } in &findings.faults {
         let line = place.as_ref().map(|place| format!(",line={}", place.line)).unwrap_or_default();
         let file = property(file);
-        writeln!(out, "::error file={file}{line},title=pullgate cannot read this::{}", escape(text))?;
+        writeln!(out, "::error file={file}{line},title=pullgate cannot read this::{}", value(text))?;
     }
     Ok(())
-}
-
-/// The value of a workflow command.
-fn escape(text: &str) -> String {
-    text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
-}
-
-/// A property of a workflow command.
-fn property(text: &str) -> String {
-    escape(text).replace(':', "%3A").replace(',', "%2C")
 }
 
 fn place(found: &Found) -> String {

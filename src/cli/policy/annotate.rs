@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use crate::cli::annotation::{property, value};
+
 /// One line that GitHub shows beside the line of the file it is about.
 ///
 /// `level` is `error` or `warning`; `at` is `policy.toml:41`, of which the line counts.
@@ -11,21 +13,13 @@ pub(super) fn github(level: &str, file: &Path, at: &str, title: &str, message: &
     if let Some(line) = line(at) {
         let _ = write!(command, ",line={line}");
     }
-    let _ = write!(command, ",title={}::{}", property(title), data(message));
+    let _ = write!(command, ",title={}::{}", property(title), value(message));
     command
 }
 
 /// The line of `policy.toml:41`.
 pub(super) fn line(at: &str) -> Option<usize> {
     at.rsplit_once(':')?.1.parse().ok()
-}
-
-fn data(text: &str) -> String {
-    text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
-}
-
-fn property(text: &str) -> String {
-    data(text).replace(':', "%3A").replace(',', "%2C")
 }
 
 /// Text as it may stand in an XML 1.0 attribute or element; characters that XML cannot hold at all

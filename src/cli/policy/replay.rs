@@ -10,10 +10,12 @@ use serde_json::{Value, json};
 use super::record::{self, Read};
 use super::{Exit, Failure};
 use crate::audit::{printable, printable_json};
+use crate::catalog::{self, Catalog};
 use crate::cli::check;
 use crate::cli::log::Since;
 use crate::clock::Clock;
-use crate::policy::{Changed, Count, Policy, Replay, Replayed};
+use crate::policy::{Changed, Count, Facts, Need, Policy, Replay, Replayed};
+use crate::pull::CatalogFacts;
 use crate::settings::{gateway, policy};
 
 /// So many references of one kind are shown to a person.
@@ -23,8 +25,9 @@ const CLIENTS: usize = 5;
 
 /// Judges the pulls on record by another policy: whose verdict would change.
 ///
-/// It reads the record and asks nobody. What takes facts that the record does not hold is counted and
-/// named. Works while the gateway runs and when it does not.
+/// It reads the record, and what the gateway's catalog holds of the images, and asks nobody. Ages and
+/// holds count to now. What takes facts that are not held is counted and named. Works while the gateway
+/// runs and when it does not.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -69,7 +72,16 @@ async fn show(
     let since = arguments.since.moment(now);
     let mut replay = Replay::default();
     let read = record::read(folder, since, |pull| replay.add(pull)).await?;
-    let replayed = replay.judge(policy, now);
+    let held = match Catalog::open_read_only(folder, Clock::system()).await {
+        Ok(catalog) => Some(CatalogFacts::new(catalog)),
+        Err(catalog::Error::Absent(_)) => None,
+        Err(error) => return Err(Failure::usage(error)),
+    };
+    let gather = async |need: &Need, facts: &mut Facts| match &held {
+        Some(held) => held.gather(need, facts).await,
+        None => Ok(false),
+    };
+    let replayed = replay.judge(policy, now, gather).await.map_err(Failure::usage)?;
     if arguments.json {
         let object = object(policy, since, &read, &replayed);
         writeln!(out, "{}", printable_json(object.to_string()))?;
@@ -99,7 +111,11 @@ fn print(since: Timestamp, read: &Read, replayed: &Replayed, out: &mut dyn Write
         writeln!(out)?;
     }
     if !replayed.unjudged.is_empty() || !read.unread.is_empty() {
-        writeln!(out, "{}", "cannot be judged from the record".yellow())?;
+        writeln!(
+            out,
+            "{}",
+            "cannot be judged: the gateway does not hold what these checks ask for".yellow()
+        )?;
         for (check, open) in &replayed.unjudged {
             writeln!(out, "  {check}: {}, such as {}", words(open.count), printable(&open.example))?;
         }

@@ -15,6 +15,7 @@ mod protocol;
 mod record;
 mod refusal;
 mod reload;
+mod replay;
 mod rules;
 mod running;
 mod siege;

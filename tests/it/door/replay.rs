@@ -1,0 +1,157 @@
+//! What was recorded, judged by another policy with what the gateway's catalog holds of the images.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use jiff::{Timestamp, ToSpan as _};
+use pullgate::clock::Clock;
+use pullgate::oci::Digest;
+use serde_json::{Value, json};
+
+use crate::support::gateway::{Form, Gateway, Site};
+use crate::support::image::{Fixture, Image, Index, random_bytes};
+use crate::support::registry::Registry;
+
+const APP: &str = "acme/app";
+
+/// What the gateway runs by, as the shipped policy does: platforms are required.
+fn policy(keys: &str, tables: &str) -> String {
+    format!(
+        "name = \"replay\"\nrevision = \"1\"\n[require]\nplatforms = [\"linux/amd64\", \"linux/arm64\"]\n\
+        [require.tags]\nallow = [\"#.#.#\"]\n[[source]]\nid = \"all\"\nmatch = \"docker.io/**\"\n{keys}\n{tables}\n"
+    )
+}
+
+/// An index that everybody accepts, but for its user, its age and its first layer.
+fn image(seed: u64, user: &str, created: Timestamp) -> Fixture {
+    let one = |target: &str, seed| {
+        let image = Image::new(target).created(&created.to_string()).user(user);
+        image.layer(random_bytes(seed, 2000)).build()
+    };
+    Index::of([one("linux/amd64", seed), one("linux/arm64", seed + 1)])
+}
+
+struct Bench {
+    gateway: Gateway,
+    /// The digest of a layer of 1.0.3.
+    layer: Digest,
+}
+
+impl Bench {
+    /// A gateway that runs, and served four images: one of them as root, one of 2001; `ci` pulled 1.0.1
+    /// too. It refused a tag and an image for Windows.
+    async fn start() -> Self {
+        let hub = Registry::plain();
+        let now = Clock::system().now() - 1.hour();
+        let old = "2001-02-03T00:00:00Z".parse().unwrap();
+        let images = [
+            ("1.0.0", image(10, "10001", now)),
+            ("1.0.1", image(20, "0", now)),
+            ("1.0.2", image(30, "10001", old)),
+            ("1.0.3", image(40, "10001", now)),
+        ];
+        let token = Digest::sha256(b"t-ci").hex();
+        let client = format!("name = \"ci\"\ntoken_sha256 = [\"{token}\"]\n");
+        let site = Site::new(&policy("", "")).with_upstream("docker.io", &hub).with_client(&client);
+        let gateway = site.start().await;
+        for (tag, image) in &images {
+            image.push(&hub, APP, *tag);
+            gateway.pull(Form::Prefix, "docker.io", APP, tag, image).await;
+        }
+        let path = Form::Prefix.path("docker.io", APP, "manifests/1.0.1");
+        let answer = gateway.send("GET", &path, &[("authorization", "Bearer t-ci")]).await;
+        answer.expect_bytes(&images[1].1.manifest);
+        Image::new("windows/amd64").layer(random_bytes(50, 100)).build().push(&hub, APP, "1.0.4");
+        for (tag, code) in [("latest", "tag.not_allowed"), ("1.0.4", "platform.not_allowed")] {
+            let path = Form::Prefix.path("docker.io", APP, &format!("manifests/{tag}"));
+            gateway.get(&path).await.expect_denied(code);
+        }
+        let layer = Digest::sha256(images[3].1.children[0].layer(0));
+        Self { gateway, layer }
+    }
+
+    async fn replay(&self, policy: &str) -> (Value, i32) {
+        replay(&self.gateway.site, policy).await
+    }
+}
+
+/// What the command says, and how it ends.
+async fn replay(site: &Site, policy: &str) -> (Value, i32) {
+    let file = site.path("next.toml");
+    std::fs::write(&file, policy).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pullgate"));
+    command.args(["policy", "replay", "--json", "--policy"]).arg(file).arg("--config").arg(site.write());
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let value = serde_json::from_str(&said)
+        .unwrap_or_else(|_| panic!("{said}\n{}", String::from_utf8_lossy(&output.stderr)));
+    (value, output.status.code().unwrap())
+}
+
+/// The tags of a list, and the codes of its reasons.
+fn told(list: &Value) -> (BTreeSet<&str>, BTreeSet<&str>) {
+    let list = list.as_array().unwrap();
+    let reasons = list.iter().flat_map(|one| one["new"]["reasons"].as_array().unwrap());
+    let codes = reasons.map(|reason| reason["code"].as_str().unwrap()).collect();
+    let tagged = list.iter().filter_map(|one| one["reference"].as_str().unwrap().split_once("app:"));
+    (tagged.map(|(_, tag)| tag).collect(), codes)
+}
+
+#[tokio::test]
+async fn the_policy_in_force_changes_nothing_and_leaves_nothing_open() {
+    let bench = Bench::start().await;
+    let (said, exit) = bench.replay(&policy("", "")).await;
+    assert_eq!((&said["refused"], &said["allowed"], &said["altered"]), (&json!([]), &json!([]), &json!([])));
+    assert_eq!((&said["unjudged"], exit), (&json!({}), 0), "{said}");
+    assert_eq!(said["unchanged"], said["all"]);
+    assert!(said["all"]["references"].as_u64().unwrap() >= 6, "{said}");
+}
+
+#[tokio::test]
+async fn exactly_the_pulls_that_a_stricter_policy_refuses_are_found_with_counts_and_clients() {
+    let bench = Bench::start().await;
+    let recall = format!("[[recall]]\nid = \"RC\"\nreason = \"bad\"\nlayers = [\"{}\"]\n", bench.layer);
+    let stricter = [
+        (policy("user = { min_uid = 10001 }", ""), "1.0.1", "user.min_uid"),
+        (policy("age = { max = \"3650d\", clock = [\"config\"] }", ""), "1.0.2", "age"),
+        (policy("", &recall), "1.0.3", "recall"),
+    ];
+    for (policy, tag, code) in stricter {
+        let (said, exit) = bench.replay(&policy).await;
+        assert_eq!(told(&said["refused"]), (BTreeSet::from([tag]), BTreeSet::from([code])), "{said:#}");
+        assert_eq!((&said["unjudged"], &said["allowed"], exit), (&json!({}), &json!([]), 1), "{said:#}");
+    }
+    let (said, _) = bench.replay(&policy("user = { min_uid = 10001 }", "")).await;
+    let refused = said["refused"].as_array().unwrap();
+    let by_ci = refused.iter().find(|one| one["clients"] == json!(["ci"])).unwrap();
+    assert_eq!((&by_ci["reference"], &by_ci["pulls"]), (&json!("docker.io/acme/app:1.0.1"), &json!(1)));
+    assert_eq!((by_ci["old"]["verdict"].as_str(), refused.len()), (Some("allow"), 2), "{said:#}");
+}
+
+#[tokio::test]
+async fn what_was_refused_for_its_content_is_found_to_be_allowed() {
+    let bench = Bench::start().await;
+    let wider = policy("platforms = [\"linux/amd64\", \"windows/amd64\"]", "");
+    let (said, exit) = bench.replay(&wider).await;
+    assert_eq!(told(&said["allowed"]).0, BTreeSet::from(["1.0.4"]), "{said:#}");
+    assert_eq!(said["allowed"][0]["new"]["needs"], json!([]));
+    assert_eq!((&said["refused"], exit), (&json!([]), 0), "{said:#}");
+}
+
+#[tokio::test]
+async fn facts_that_the_catalog_does_not_hold_are_named_and_no_pull_is_called_refused_for_them() {
+    let bench = Bench::start().await;
+    let site = bench.gateway.stop().await;
+    // Nobody ever asked for this tag: what it leads to is not known here.
+    let unknown = "[[recall]]\nid = \"RC\"\nreason = \"bad\"\nimages = [\"docker.io/acme/app:9.9.9\"]\n";
+    let (said, exit) = replay(&site, &policy("", unknown)).await;
+    let open: Vec<_> = said["unjudged"].as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!((open, &said["refused"], exit), (vec!["recall"], &json!([]), 0), "{said:#}");
+    for file in ["catalog.db", "catalog.db-wal", "catalog.db-shm"] {
+        let _ = std::fs::remove_file(site.data().join(file));
+    }
+    let (said, exit) = replay(&site, &policy("user = { min_uid = 10001 }", "")).await;
+    let open = &said["unjudged"];
+    assert_eq!(open["platform"]["pulls"], 5, "{said:#}");
+    assert_eq!((&said["refused"], exit), (&json!([]), 0), "{said:#}");
+}
