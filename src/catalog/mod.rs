@@ -4,6 +4,7 @@
 //! kept in memory in front of it. It never judges: whether a fact permits anything is for `policy`.
 
 mod images;
+mod locks;
 mod rows;
 mod tags;
 
@@ -24,6 +25,7 @@ use crate::clock::Clock;
 use crate::oci::{Descriptor, Digest, Fault, ImageConfig, Manifest, Name, Tag};
 
 pub use images::{SeenRow, SightRow};
+pub use locks::{HistoryRow, LockChange, LockChanged, LockError, LockRow, Whence};
 pub use tags::{Moved, TagRow};
 
 /// How many bytes of manifests are kept in memory, as they are and as they were read.

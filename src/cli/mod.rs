@@ -2,10 +2,12 @@
 
 mod check;
 mod completions;
+mod control;
 mod demo;
 mod health;
 mod init;
 mod log;
+mod pin;
 mod policy;
 pub mod serve;
 
@@ -62,6 +64,11 @@ impl Failure {
         Self { exit: Exit::Unjudged, report: Some(report(error)) }
     }
 
+    /// The answer is no: exit 1.
+    pub(crate) fn no(error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self { exit: Exit::No, report: Some(report(error)) }
+    }
+
     /// The gateway or the machine failed: exit 70.
     pub(crate) fn internal(error: impl std::error::Error + Send + Sync + 'static) -> Self {
         Self { exit: Exit::Internal, report: Some(report(error)) }
@@ -115,6 +122,10 @@ Examples:
   Read what was blocked in the last hour:
       pullgate log --blocked --since 1h
 
+  Which tags moved since they were locked, and take one over after review:
+      pullgate pin list --moved
+      pullgate pin accept ghcr.io/acme/app:v1.2.3
+
   Write commented settings, a policy and certificates into a new folder:
       pullgate init gateway --host gateway.example.com
 
@@ -137,6 +148,7 @@ enum Command {
     Health(health::Arguments),
     Init(init::Arguments),
     Log(log::Arguments),
+    Pin(pin::Arguments),
     Policy(policy::Arguments),
     Serve(serve::Arguments),
 }
@@ -169,6 +181,7 @@ fn dispatch(command: Command, out: &mut dyn Write) -> Result<Exit, Failure> {
         Command::Health(arguments) => health::run(&arguments, out),
         Command::Init(arguments) => init::run(&arguments, out),
         Command::Log(arguments) => log::run(&arguments, out),
+        Command::Pin(arguments) => pin::run(&arguments, out),
         Command::Policy(arguments) => policy::run(&arguments, out),
         Command::Serve(arguments) => serve::run(&arguments, out),
     }

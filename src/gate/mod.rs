@@ -3,6 +3,7 @@
 //! It knows no HTTP. A caller that is let in holds a [`Pass`]; whoever is not gets a [`Turned`] that
 //! says why, and a refusal among them is on disk before anybody hears of it.
 
+mod pins;
 mod rates;
 mod refused;
 mod rules;
@@ -28,6 +29,7 @@ use crate::policy::{
 use crate::pull::Puller;
 use crate::telemetry::Metrics;
 
+pub use pins::{PinError, change_locks};
 pub use rates::{Rate, RateSettings};
 pub use refused::Refused;
 pub use rules::Rules;

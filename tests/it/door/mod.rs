@@ -9,6 +9,7 @@ mod denied;
 mod disk;
 mod input;
 mod page;
+mod pins;
 mod protocol;
 mod record;
 mod refusal;
