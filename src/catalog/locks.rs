@@ -78,6 +78,36 @@ pub struct HistoryRow {
     pub current: bool,
 }
 
+/// A tag with what it is locked to and what the upstream last named.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct KnownTag {
+    /// The tag.
+    pub tag: Tag,
+    /// What it is locked to.
+    pub locked: Option<Digest>,
+    /// When that was first seen under the tag.
+    pub locked_first: Option<Timestamp>,
+    /// What the upstream last named.
+    pub current: Option<CurrentRow>,
+    /// Whether that is the first digest the tag was ever seen at here.
+    pub first: bool,
+}
+
+/// What the upstream last named as a tag.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CurrentRow {
+    /// The digest.
+    pub digest: Digest,
+    /// When it was first seen under the tag.
+    pub first: Timestamp,
+    /// Since when the tag names it without a break.
+    pub since: Timestamp,
+    /// When the upstream last said so.
+    pub last: Timestamp,
+    /// Whether it was served as that tag.
+    pub served: bool,
+}
+
 /// A change of locks that somebody wants.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum LockChange {
@@ -181,18 +211,60 @@ impl Catalog {
             .collect()
     }
 
-    /// The tags of a repository that are known here, in order, a page of them behind this one.
-    pub async fn known_tags(&self, name: &Name, after: Option<&Tag>, limit: u16) -> Result<Vec<Tag>, Error> {
-        let rows: Vec<(String,)> = sqlx::query_as(
-            "SELECT tag FROM tag WHERE name = $1 AND tag > $2 AND (locked IS NOT NULL OR current IS NOT NULL) \
-             ORDER BY tag LIMIT $3",
+    /// The tags of a repository that are known here, in order, behind this one and at most so many.
+    pub async fn known_tags(
+        &self,
+        name: &Name,
+        after: Option<&Tag>,
+        limit: u16,
+    ) -> Result<Vec<KnownTag>, Error> {
+        type Row = (
+            String,
+            Option<String>,
+            Option<i64>,
+            Option<String>,
+            Option<i64>,
+            Option<i64>,
+            Option<i64>,
+            Option<i64>,
+            bool,
+        );
+        let rows: Vec<Row> = sqlx::query_as(
+            "SELECT t.tag, t.locked, l.first_seen, t.current, c.first_seen, COALESCE(c.since, c.first_seen), \
+             COALESCE(c.last, c.first_seen), c.served, \
+             NOT EXISTS (SELECT 1 FROM sight o WHERE o.name = t.name AND o.tag = t.tag \
+                 AND o.digest <> t.current AND o.digest <> 'gone' AND o.first_seen <= c.first_seen) \
+             FROM tag t LEFT JOIN sight l ON l.name = t.name AND l.tag = t.tag AND l.digest = t.locked \
+             LEFT JOIN sight c ON c.name = t.name AND c.tag = t.tag AND c.digest = t.current \
+             WHERE t.name = $1 AND t.tag > $2 AND (t.locked IS NOT NULL OR t.current IS NOT NULL) \
+             ORDER BY t.tag LIMIT $3",
         )
         .bind(name.to_string())
         .bind(after.map(Tag::as_str).unwrap_or_default())
         .bind(i64::from(limit).min(PAGE))
         .fetch_all(&self.0.readers)
         .await?;
-        rows.iter().map(|(tag,)| parse(tag)).collect()
+        rows.into_iter()
+            .map(|(tag, locked, locked_first, current, seen, since, last, served, first)| {
+                let current = match (current, seen, since, last) {
+                    (Some(digest), Some(seen), Some(since), Some(last)) => Some(CurrentRow {
+                        digest: parse(&digest)?,
+                        first: time(seen)?,
+                        since: time(since)?,
+                        last: time(last)?,
+                        served: served == Some(1),
+                    }),
+                    _ => None,
+                };
+                Ok(KnownTag {
+                    tag: parse(&tag)?,
+                    locked: locked.as_deref().map(parse).transpose()?,
+                    locked_first: locked_first.map(time).transpose()?,
+                    current,
+                    first,
+                })
+            })
+            .collect()
     }
 
     /// Every digest that a tag had here or upstream, the latest first; the latest thousand of them.

@@ -5,6 +5,7 @@
 
 mod images;
 mod locks;
+mod recalled;
 mod rows;
 mod tags;
 
@@ -25,7 +26,8 @@ use crate::clock::Clock;
 use crate::oci::{Descriptor, Digest, Fault, ImageConfig, Manifest, Name, Tag};
 
 pub use images::{SeenRow, SightRow};
-pub use locks::{HistoryRow, LockChange, LockChanged, LockError, LockRow, Whence};
+pub use locks::{CurrentRow, HistoryRow, KnownTag, LockChange, LockChanged, LockError, LockRow, Whence};
+pub use recalled::Holder;
 pub use tags::{Moved, TagRow};
 
 /// How many bytes of manifests are kept in memory, as they are and as they were read.

@@ -9,6 +9,7 @@ mod init;
 mod log;
 mod pin;
 mod policy;
+mod recall;
 pub mod serve;
 
 use std::ffi::OsString;
@@ -126,6 +127,9 @@ Examples:
       pullgate pin list --moved
       pullgate pin accept ghcr.io/acme/app:v1.2.3
 
+  Who pulled what was recalled?
+      pullgate recall show RC-2026-004
+
   Write commented settings, a policy and certificates into a new folder:
       pullgate init gateway --host gateway.example.com
 
@@ -150,6 +154,7 @@ enum Command {
     Log(log::Arguments),
     Pin(pin::Arguments),
     Policy(policy::Arguments),
+    Recall(recall::Arguments),
     Serve(serve::Arguments),
 }
 
@@ -183,6 +188,7 @@ fn dispatch(command: Command, out: &mut dyn Write) -> Result<Exit, Failure> {
         Command::Log(arguments) => log::run(&arguments, out),
         Command::Pin(arguments) => pin::run(&arguments, out),
         Command::Policy(arguments) => policy::run(&arguments, out),
+        Command::Recall(arguments) => recall::run(&arguments, out),
         Command::Serve(arguments) => serve::run(&arguments, out),
     }
 }

@@ -404,6 +404,11 @@ impl Source {
         self.hold.as_ref().map(|hold| hold.value)
     }
 
+    /// `tags.hold_first` in force.
+    pub fn hold_first(&self) -> HoldFirst {
+        self.hold_first
+    }
+
     /// `digests` in force, written or by default.
     pub fn digests(&self) -> Digests {
         self.digests.value

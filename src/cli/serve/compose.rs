@@ -215,7 +215,7 @@ impl Running {
             Reloading::start(watched, gate.clone(), Box::new(make_rules), status.clone(), poll, stop.clone());
         let admin = {
             let (log, store, upstreams) = (log.clone(), store.clone(), upstreams.clone());
-            Admin::new(Arc::new(metrics), move || conditions(&status, &log, &store, &upstreams))
+            Admin::new(Arc::new(metrics), gate.clone(), move || conditions(&status, &log, &store, &upstreams))
         };
         let terms = Terms {
             limits: limits(settings),

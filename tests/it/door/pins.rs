@@ -25,13 +25,13 @@ fn image(seed: u64) -> Fixture {
 }
 
 /// What a command said and how it ended.
-struct Said {
-    out: String,
-    err: String,
-    code: Option<i32>,
+pub(crate) struct Said {
+    pub(crate) out: String,
+    pub(crate) err: String,
+    pub(crate) code: Option<i32>,
 }
 
-async fn pullgate(config: &Path, words: &[&str]) -> Said {
+pub(crate) async fn pullgate(config: &Path, words: &[&str]) -> Said {
     let output: Output = tokio::process::Command::new(env!("CARGO_BIN_EXE_pullgate"))
         .args(words)
         .arg("--config")
@@ -50,12 +50,12 @@ async fn pullgate(config: &Path, words: &[&str]) -> Said {
 
 impl Said {
     #[track_caller]
-    fn ended(self, code: i32) -> Self {
+    pub(crate) fn ended(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "{}{}", self.out, self.err);
         self
     }
 
-    fn json(&self) -> Vec<Value> {
+    pub(crate) fn json(&self) -> Vec<Value> {
         self.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 }
@@ -323,4 +323,79 @@ async fn a_folder_too_long_for_its_socket_is_said_at_the_start() {
     site.set("storage.path", long.display().to_string());
     let error = site.try_start().await.err().expect("it does not start");
     assert!(error.contains("too long for the control socket") && error.contains("107"), "{error}");
+}
+
+#[tokio::test]
+async fn tools_read_the_tags_of_a_repository_at_the_admin_listener() {
+    let bench = Bench::start(&POLICY.replace(
+        "match = \"docker.io/acme/*\"",
+        "match = \"docker.io/acme/*\"\ntags = { hold = \"72h\", hold_first = \"serve\", moved = \"follow\" }",
+    ))
+    .await;
+    let (old, new) = (image(1), image(2));
+    bench.drift(&old, &new).await;
+    image(3).push(&bench.hub, APP, "1.0.1");
+    bench.get("1.0.1").await;
+    let path = format!("/api/v1/tags/docker.io/{APP}");
+    let read = async |path: &str| {
+        let (status, body) = bench.gateway.admin(path).await;
+        (status.as_u16(), serde_json::from_str::<Value>(&body).unwrap())
+    };
+    let (status, page) = read(&path).await;
+    assert_eq!(status, 200, "{page:#}");
+    let release = &page["releases"][0];
+    assert_eq!(release["version"], "1.0.0");
+    // The new digest is on hold, so that a pull gets the old one.
+    assert_eq!(release["digest"], old.digest().to_string(), "{page:#}");
+    assert_eq!(release["movedTo"], new.digest().to_string());
+    assert_eq!(release["releaseTimestamp"], "2026-11-23T08:00:00Z");
+    assert_eq!((&release["isStable"], &release["locked"]), (&true.into(), &true.into()));
+    assert_eq!(page["releases"][1]["version"], "1.0.1");
+    assert_eq!(page["next"], Value::Null);
+
+    let (_, first) = read(&format!("{path}?limit=1")).await;
+    assert_eq!((&first["releases"][1], &first["next"]), (&Value::Null, &"1.0.0".into()));
+    let (_, rest) = read(&format!("{path}?limit=1&after=1.0.0")).await;
+    assert_eq!(rest["releases"][0]["version"], "1.0.1");
+
+    let (_, history) = read(&format!("{path}?tag=1.0.0")).await;
+    let digests: Vec<&Value> =
+        history["history"].as_array().unwrap().iter().map(|row| &row["digest"]).collect();
+    assert_eq!(digests, [&Value::from(new.digest().to_string()), &old.digest().to_string().into()]);
+    assert_eq!(history["history"][1]["locked"], true);
+    for (path, expected) in [
+        ("/api/v1/tags/docker.io/acme/none", 404),
+        ("/api/v1/tags/docker.io/acme/app?tag=9.9.9", 404),
+        ("/api/v1/tags/docker.io/acme/app?limit=0", 400),
+        ("/api/v1/tags/docker.io/acme/app?limit=100000", 400),
+        ("/api/v1/tags/docker.io/acme/app?page=2", 400),
+        ("/api/v1/tags/docker.io/acme/app?after=a%20b", 400),
+        ("/api/v1/tags/docker.io/acme/%2Fapp", 400),
+        ("/api/v1/tags/", 400),
+    ] {
+        let (status, body) = read(path).await;
+        assert_eq!(status, expected, "{path}: {body}");
+        assert!(body["error"].is_string(), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_tag_whose_first_digest_is_on_hold_is_shown_with_its_end() {
+    let bench =
+        Bench::start(&POLICY.replace(
+            "match = \"docker.io/acme/*\"",
+            "match = \"docker.io/acme/*\"\ntags = { hold = \"72h\" }",
+        ))
+        .await;
+    image(1).push(&bench.hub, APP, "1.0.0");
+    bench.get("1.0.0").await.expect_denied("hold");
+    let (_, body) = bench.gateway.admin("/api/v1/tags/docker.io/acme/app").await;
+    let page: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(page["releases"][0]["heldUntil"], "2026-11-26T08:00:00Z", "{page:#}");
+    assert_eq!(page["releases"][0]["isStable"], false);
+    // Somebody who vouches for it ends the wait, by tag and by digest.
+    let digest = image(1).digest().to_string();
+    bench.pin(&["set", TAG, &digest]).await.ended(0);
+    bench.get("1.0.0").await.expect_bytes(&image(1).manifest);
+    bench.get(&digest).await.expect_bytes(&image(1).manifest);
 }
