@@ -226,12 +226,23 @@ impl Log {
     pub async fn record(&self, event: Event) -> Result<Ulid, Error> {
         let inner = &*self.0;
         let id = inner.id();
-        let row = event.row(id, inner.now());
-        let (done, settled) = watch::channel(None);
-        let order = Order::Write { rows: vec![row], done };
-        inner.orders.send(order).await.map_err(|_| Error::Closed)?;
-        settle(settled).await?;
+        self.write(vec![event.row(id, inner.now())]).await?;
         Ok(id)
+    }
+
+    /// Records several such things in one commit: all of them or none; durable on return.
+    ///
+    /// # Errors
+    /// As [`Log::record`].
+    pub async fn record_all(&self, events: Vec<Event>) -> Result<(), Error> {
+        let inner = &*self.0;
+        self.write(events.iter().map(|event| event.row(inner.id(), inner.now())).collect()).await
+    }
+
+    async fn write(&self, rows: Vec<Row>) -> Result<(), Error> {
+        let (done, settled) = watch::channel(None);
+        self.0.orders.send(Order::Write { rows, done }).await.map_err(|_| Error::Closed)?;
+        settle(settled).await
     }
 
     /// Writes the counts that are due now, and returns when that is done. The log does so by itself

@@ -18,7 +18,7 @@ pub struct SightRow {
     pub tag: Tag,
     /// Whether it is the first digest this tag was ever seen at here.
     pub first: bool,
-    /// Whether it was served as that tag.
+    /// Whether it was served as that tag, or somebody locked the tag to it.
     pub served: bool,
     /// Since when the tag names it without a break.
     pub since: Timestamp,
@@ -37,7 +37,7 @@ pub struct SeenRow {
     pub sights: Vec<SightRow>,
 }
 
-fn time(millis: i64) -> Result<Timestamp, Error> {
+pub(super) fn time(millis: i64) -> Result<Timestamp, Error> {
     Timestamp::from_millisecond(millis).map_err(|_| Error::Corrupt(format!("time {millis}")))
 }
 
@@ -102,7 +102,8 @@ impl Catalog {
         .fetch_one(&self.0.readers)
         .await?;
         let rows: Vec<(String, i64, i64, i64, bool, bool)> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
-            "{UP} SELECT s.tag, COALESCE(s.since, s.first_seen), COALESCE(s.last, s.first_seen), s.served, \
+            "{UP} SELECT s.tag, COALESCE(s.since, s.first_seen), COALESCE(s.last, s.first_seen), \
+             (s.served = 1 OR COALESCE(t.locked = s.digest, 0)), \
              NOT EXISTS (SELECT 1 FROM sight o WHERE o.name = s.name AND o.tag = s.tag \
                  AND o.digest <> s.digest AND o.digest <> 'gone' AND o.first_seen <= s.first_seen), \
              COALESCE(t.current = s.digest, 0) \

@@ -4,6 +4,8 @@
 //! kept in memory in front of it. It never judges: whether a fact permits anything is for `policy`.
 
 mod images;
+mod locks;
+mod recalled;
 mod rows;
 mod tags;
 
@@ -24,6 +26,8 @@ use crate::clock::Clock;
 use crate::oci::{Descriptor, Digest, Fault, ImageConfig, Manifest, Name, Tag};
 
 pub use images::{SeenRow, SightRow};
+pub use locks::{CurrentRow, HistoryRow, KnownTag, LockChange, LockChanged, LockError, LockRow, Whence};
+pub use recalled::Holder;
 pub use tags::{Moved, TagRow};
 
 /// How many bytes of manifests are kept in memory, as they are and as they were read.

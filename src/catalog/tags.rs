@@ -33,7 +33,7 @@ pub struct Moved {
 }
 
 /// How a tag that is gone stands in `sight`.
-const GONE: &str = "gone";
+pub(super) const GONE: &str = "gone";
 
 impl Catalog {
     /// What is known of a tag.
@@ -131,8 +131,12 @@ impl Catalog {
         let mut writer = self.writer().await?;
         let mut work = writer.begin_with("BEGIN IMMEDIATE").await?;
         sqlx::query(
-            "INSERT INTO tag (name, tag, locked, current, asked) VALUES ($1, $2, $3, $3, $4) \
-             ON CONFLICT (name, tag) DO UPDATE SET \
+            "INSERT INTO tag (name, tag, locked, current, asked, locked_at, locked_by) \
+             VALUES ($1, $2, $3, $3, $4, $4, 'served') ON CONFLICT (name, tag) DO UPDATE SET \
+             locked_at = CASE WHEN ($5 AND locked IS NOT excluded.locked) OR locked IS NULL \
+                 THEN excluded.locked_at ELSE locked_at END, \
+             locked_by = CASE WHEN ($5 AND locked IS NOT excluded.locked) OR locked IS NULL \
+                 THEN excluded.locked_by ELSE locked_by END, \
              locked = CASE WHEN $5 THEN excluded.locked ELSE COALESCE(locked, excluded.locked) END",
         )
         .bind(name.to_string())
@@ -149,8 +153,8 @@ impl Catalog {
             .await?;
         if locked == text {
             sqlx::query(
-                "INSERT INTO sight (name, tag, digest, first_seen, since, last, served) \
-                 VALUES ($1, $2, $3, $4, $4, $4, 1) ON CONFLICT (name, tag, digest) DO UPDATE SET served = 1",
+                "INSERT INTO sight (name, tag, digest, first_seen, since, last, served, whence) \
+                 VALUES ($1, $2, $3, $4, $4, $4, 1, 'served') ON CONFLICT (name, tag, digest) DO UPDATE SET served = 1",
             )
             .bind(name.to_string())
             .bind(tag.as_str())

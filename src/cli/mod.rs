@@ -3,11 +3,14 @@
 mod annotation;
 mod check;
 mod completions;
+mod control;
 mod demo;
 mod health;
 mod init;
 mod log;
+mod pin;
 mod policy;
+mod recall;
 pub mod serve;
 
 use std::ffi::OsString;
@@ -63,6 +66,11 @@ impl Failure {
         Self { exit: Exit::Unjudged, report: Some(report(error)) }
     }
 
+    /// The answer is no: exit 1.
+    pub(crate) fn no(error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self { exit: Exit::No, report: Some(report(error)) }
+    }
+
     /// The gateway or the machine failed: exit 70.
     pub(crate) fn internal(error: impl std::error::Error + Send + Sync + 'static) -> Self {
         Self { exit: Exit::Internal, report: Some(report(error)) }
@@ -116,6 +124,13 @@ Examples:
   Read what was blocked in the last hour:
       pullgate log --blocked --since 1h
 
+  Which tags moved since they were locked, and take one over after review:
+      pullgate pin list --moved
+      pullgate pin accept ghcr.io/acme/app:v1.2.3
+
+  Who pulled what was recalled?
+      pullgate recall show RC-2026-004
+
   Write commented settings, a policy and certificates into a new folder:
       pullgate init gateway --host gateway.example.com
 
@@ -138,7 +153,9 @@ enum Command {
     Health(health::Arguments),
     Init(init::Arguments),
     Log(log::Arguments),
+    Pin(pin::Arguments),
     Policy(policy::Arguments),
+    Recall(recall::Arguments),
     Serve(serve::Arguments),
 }
 
@@ -170,7 +187,9 @@ fn dispatch(command: Command, out: &mut dyn Write) -> Result<Exit, Failure> {
         Command::Health(arguments) => health::run(&arguments, out),
         Command::Init(arguments) => init::run(&arguments, out),
         Command::Log(arguments) => log::run(&arguments, out),
+        Command::Pin(arguments) => pin::run(&arguments, out),
         Command::Policy(arguments) => policy::run(&arguments, out),
+        Command::Recall(arguments) => recall::run(&arguments, out),
         Command::Serve(arguments) => serve::run(&arguments, out),
     }
 }

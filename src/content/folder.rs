@@ -32,22 +32,44 @@ pub(super) struct Folder {
     lock: File,
 }
 
+/// The lock of a store's folder, held without opening the store.
+#[derive(Debug)]
+pub struct FolderLock {
+    _lock: File,
+}
+
+impl FolderLock {
+    /// Takes the folder, making it if need be. It is free again when this value goes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Locked`] when a store has the folder, [`Error::Folder`] when it cannot be used.
+    pub fn take(path: &Path) -> Result<Self, Error> {
+        Ok(Self { _lock: take(path)? })
+    }
+}
+
+fn take(path: &Path) -> Result<File, Error> {
+    let failed = |source| Error::Folder { path: path.to_owned(), source };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+    let lock = fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path.join("lock"))
+        .map_err(failed)?;
+    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(lock),
+        Err(Errno::WOULDBLOCK) => Err(Error::Locked { path: path.to_owned() }),
+        Err(errno) => Err(failed(errno.into())),
+    }
+}
+
 impl Folder {
     /// Takes the folder (making it if need be) and throws away what was arriving when the last owner ended.
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
         let failed = |source| Error::Folder { path: path.to_owned(), source };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
-        let lock = fs::OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(path.join("lock"))
-            .map_err(failed)?;
-        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Err(Error::Locked { path: path.to_owned() }),
-            Err(errno) => return Err(failed(errno.into())),
-        }
+        let lock = take(path)?;
         let tmp = path.join("tmp");
         match fs::remove_dir_all(&tmp) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),

@@ -3,8 +3,12 @@
 //! It knows no HTTP. A caller that is let in holds a [`Pass`]; whoever is not gets a [`Turned`] that
 //! says why, and a refusal among them is on disk before anybody hears of it.
 
+mod history;
+mod pins;
 mod rates;
+mod recalled;
 mod refused;
+mod remedy;
 mod rules;
 mod shadow;
 mod sightings;
@@ -28,7 +32,11 @@ use crate::policy::{
 use crate::pull::Puller;
 use crate::telemetry::Metrics;
 
+pub use crate::catalog::Error as CatalogError;
+pub use history::Release;
+pub use pins::{PinError, change_locks};
 pub use rates::{Rate, RateSettings};
+pub use recalled::{Pulls, RecallReport, ReportError, recall_report};
 pub use refused::Refused;
 pub use rules::Rules;
 pub use sightings::record_sightings;
@@ -370,7 +378,7 @@ impl Gate {
         // Who asks too often is not answered by judging, nor by another image.
         let remedy = match refusal.code {
             Code::ClientRate => None,
-            _ => self.remedy(caller, asked.map(|(ask, _)| ask), rules).await,
+            _ => self.remedy(caller, asked, refusal, rules).await,
         };
         let shadow = match asked {
             Some((ask, facts)) if refusal.code != Code::ClientRate => {
@@ -401,15 +409,6 @@ impl Gate {
             Ok(recorded) => Turned::Refused(Arc::new(Refused::new(recorded, refusal, status))),
             Err(error) => Turned::Unrecorded(error),
         }
-    }
-
-    /// The nearest allowed tag that the policy names or the gateway served before. Asks no upstream.
-    async fn remedy(&self, caller: &Caller, ask: Option<&Ask>, rules: &Rules) -> Option<String> {
-        let ask = ask?;
-        let What::Tag(tag) = &ask.what else { return None };
-        let held = self.0.puller.served_tags(&ask.name).await;
-        let nearest = rules.policy().suggest(caller, &ask.name, tag, held.iter())?;
-        Some(format!("try {nearest}"))
     }
 
     /// Until when a permit may be renewed without asking again: a tag's, as long as the upstream's

@@ -239,6 +239,24 @@ impl Policy {
         &self.stray
     }
 
+    /// The source that owns a repository.
+    pub fn source_of(&self, name: &Name) -> Option<&Source> {
+        self.source(name)
+    }
+
+    /// Whether the tag rules alone let a tag pass: allowed or pinned, not denied, not recalled.
+    pub fn passes_tag(&self, name: &Name, tag: &Tag) -> bool {
+        let (Owner::Source(source) | Owner::Unlisted(source)) = self.owner(name) else { return false };
+        Companion::of(tag).is_none()
+            && self.recalls.tag(name, tag).is_none()
+            && self.passes(source, name, tag)
+    }
+
+    /// The `[[pin]]` of a tag.
+    pub fn pin_of(&self, name: &Name, tag: &Tag) -> Option<&Pin> {
+        self.pin(name, tag)
+    }
+
     fn source(&self, name: &Name) -> Option<&Source> {
         self.by_registry
             .get(name.registry())?
@@ -379,6 +397,16 @@ impl Source {
     /// `tags.moved` in force.
     pub fn moved(&self) -> Moved {
         self.moved.value
+    }
+
+    /// `tags.hold` in force.
+    pub fn hold(&self) -> Option<Duration> {
+        self.hold.as_ref().map(|hold| hold.value)
+    }
+
+    /// `tags.hold_first` in force.
+    pub fn hold_first(&self) -> HoldFirst {
+        self.hold_first
     }
 
     /// `digests` in force, written or by default.

@@ -1,7 +1,7 @@
 //! The admin listener: is it alive, is it ready, what does it count. Plain HTTP, loopback by default.
 
 use std::convert::Infallible;
-use std::future::{Ready, ready};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
@@ -12,6 +12,8 @@ use hyper::body::Incoming;
 use serde_json::{Value, json};
 
 use super::reply::{self, Body, Reply};
+use super::tags::{self, Tags};
+use crate::gate::Gate;
 use crate::telemetry::{METRICS_TYPE, Metrics};
 
 /// One thing readiness depends on, or that a reader of `/readyz` should know.
@@ -29,12 +31,13 @@ pub struct Condition {
 
 type Probe = dyn Fn() -> Vec<Condition> + Send + Sync;
 
-/// Answers `/livez`, `/readyz` and `/metrics`.
+/// Answers `/livez`, `/readyz`, `/metrics` and `/api/v1/tags/…`.
 #[derive(Clone)]
 pub struct Admin {
     metrics: Arc<Metrics>,
     probe: Arc<Probe>,
     draining: Arc<AtomicBool>,
+    tags: Tags,
 }
 
 impl std::fmt::Debug for Admin {
@@ -45,8 +48,12 @@ impl std::fmt::Debug for Admin {
 
 impl Admin {
     /// `probe` is asked on each `/readyz`; it must not wait.
-    pub fn new(metrics: Arc<Metrics>, probe: impl Fn() -> Vec<Condition> + Send + Sync + 'static) -> Self {
-        Self { metrics, probe: Arc::new(probe), draining: Arc::default() }
+    pub fn new(
+        metrics: Arc<Metrics>,
+        gate: Gate,
+        probe: impl Fn() -> Vec<Condition> + Send + Sync + 'static,
+    ) -> Self {
+        Self { metrics, probe: Arc::new(probe), draining: Arc::default(), tags: Tags::new(gate) }
     }
 
     /// From now on `/readyz` says no, so that load balancers turn away before the listener closes.
@@ -54,13 +61,16 @@ impl Admin {
         self.draining.store(true, Ordering::Release);
     }
 
-    fn answer(&self, method: &Method, path: &str) -> Reply {
+    async fn answer(&self, method: &Method, path: &str, query: &str) -> Reply {
         if method != Method::GET && method != Method::HEAD {
             let mut reply = text(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD only\n");
             reply.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return reply;
         }
-        let reply = self.look_up(path);
+        let reply = match path.strip_prefix(tags::PREFIX) {
+            Some(path) => self.tags.answer(path, query).await,
+            None => self.look_up(path),
+        };
         if method == Method::HEAD { reply::without_bytes(reply) } else { reply }
     }
 
@@ -73,7 +83,10 @@ impl Admin {
                 reply
             }
             "/readyz" => self.ready(),
-            _ => text(StatusCode::NOT_FOUND, "here are /livez, /readyz and /metrics\n"),
+            _ => text(
+                StatusCode::NOT_FOUND,
+                "here are /livez, /readyz, /metrics and /api/v1/tags/REGISTRY/REPOSITORY\n",
+            ),
         }
     }
 
@@ -104,14 +117,18 @@ impl Admin {
 impl tower::Service<Request<Incoming>> for Admin {
     type Response = Reply;
     type Error = Infallible;
-    type Future = Ready<Result<Reply, Infallible>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Reply, Infallible>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
-        ready(Ok(self.answer(request.method(), request.uri().path())))
+        let this = self.clone();
+        Box::pin(async move {
+            let uri = request.uri();
+            Ok(this.answer(request.method(), uri.path(), uri.query().unwrap_or_default()).await)
+        })
     }
 }
 

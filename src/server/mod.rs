@@ -12,6 +12,7 @@ mod page;
 mod proxy;
 mod refuse;
 mod reply;
+mod tags;
 mod tls;
 
 use std::sync::Arc;

@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::control::Control;
 use super::reload::{Reloading, Status, Watched, try_out, warn_of_exceptions};
 use crate::audit::{self, Log};
 use crate::catalog::{self, Catalog};
@@ -117,6 +118,7 @@ pub struct Running {
     pulls: JoinHandle<()>,
     health: JoinHandle<()>,
     keeper: JoinHandle<()>,
+    control: Control,
 }
 
 impl Running {
@@ -190,7 +192,10 @@ impl Running {
         let admin_socket = bind(settings.admin.address, "[admin] address").await?;
         let address = socket.local_addr().map_err(StartError::internal)?;
         let admin_address = admin_socket.local_addr().map_err(StartError::internal)?;
+        // Whoever has the store's lock may replace what a former gateway left there.
+        let control = Control::bind(folder).map_err(StartError::usage)?;
         gate.record_policy(None, Vec::new()).await.map_err(StartError::internal)?;
+        let control = control.serve(catalog.clone(), log.clone());
 
         let stop = CancellationToken::new();
         let shadow = settings.policy.shadow.clone();
@@ -210,7 +215,7 @@ impl Running {
             Reloading::start(watched, gate.clone(), Box::new(make_rules), status.clone(), poll, stop.clone());
         let admin = {
             let (log, store, upstreams) = (log.clone(), store.clone(), upstreams.clone());
-            Admin::new(Arc::new(metrics), move || conditions(&status, &log, &store, &upstreams))
+            Admin::new(Arc::new(metrics), gate.clone(), move || conditions(&status, &log, &store, &upstreams))
         };
         let terms = Terms {
             limits: limits(settings),
@@ -245,6 +250,7 @@ impl Running {
             pulls,
             health,
             keeper,
+            control,
         })
     }
 
@@ -280,6 +286,7 @@ impl Running {
     pub async fn stop(self) {
         let deadline = Instant::now() + self.drain;
         self.admin.drain();
+        self.control.close().await;
         self.stop.cancel();
         let _ = self.pulls.await;
         self.store.close(deadline).await;
@@ -305,7 +312,7 @@ fn limited(lifetime: Lifetime) -> Option<Duration> {
     }
 }
 
-fn audit_settings(settings: &Gateway) -> audit::Settings {
+pub(in crate::cli) fn audit_settings(settings: &Gateway) -> audit::Settings {
     let rate = settings.limits.refusals;
     let per_minute = u64::from(rate.count) * 60 / rate.per.as_secs().max(1);
     audit::Settings {

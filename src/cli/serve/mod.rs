@@ -1,6 +1,7 @@
 //! `pullgate serve`: the gateway, from its files to its last reply.
 
 mod compose;
+mod control;
 mod reload;
 
 use std::io::{self, Write};
@@ -12,6 +13,7 @@ use super::{Exit, Failure};
 use crate::settings::gateway;
 use crate::telemetry;
 
+pub(super) use compose::audit_settings;
 pub use compose::{Options, Running, StartError};
 
 /// Starts the HTTPS gateway.

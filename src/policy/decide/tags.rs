@@ -126,10 +126,14 @@ impl<'a> Judge<'a> {
                 self.fail(Reason::new(
                     Code::TagMoved,
                     match fact.current {
-                        Some(current) => format!("tag \"{tag}\" was {lock} and is now {current} upstream"),
-                        None => format!("tag \"{tag}\" was {lock} and is gone upstream"),
+                        Some(current) => format!(
+                            "tag \"{tag}\" was {} and is now {} upstream",
+                            super::short(&lock),
+                            super::short(&current)
+                        ),
+                        None => format!("tag \"{tag}\" was {} and is gone upstream", super::short(&lock)),
                     },
-                    Some("after review, accept it with a [[pin]] of its digest".to_owned()),
+                    Some("after review, accept it: `pullgate pin accept`, or a [[pin]]".to_owned()),
                 ));
             }
         }
