@@ -1,29 +1,32 @@
 //! HTTP on one connection, until it is idle, no longer to be believed, or the gateway stops.
 
 use std::convert::Infallible;
-use std::future::{Future, pending};
+use std::future::{Future, Ready, pending, ready};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use futures_util::future::Either;
 use futures_util::stream::FuturesUnordered;
-use http::header::{HeaderValue, RETRY_AFTER};
+use http::header::{CONNECTION, HeaderValue, RETRY_AFTER};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tower::{Service, ServiceExt as _};
 
 use super::activity::{Activity, Tracked};
 use super::connections::{Connections, Reason};
 use super::listener::Limits;
 use super::reply::{self, Body, Reply};
+use super::tls::Retirement;
 use crate::oci::ErrorCode;
 
 /// More header lines than any client sends; beyond it hyper answers 431.
@@ -38,9 +41,13 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// behind a lock that all connections share.
 type Ends<'a> = FuturesUnordered<Pin<Box<dyn Future<Output = Option<Reason>> + Send + 'a>>>;
 
-/// A service of ours, as hyper calls it: they are ready always, so nothing is made to wait for that.
+/// A service of ours, as hyper calls it over HTTP/1.1: they are ready always, so nothing is made to wait
+/// for that. It is asked as long as what its client was judged by holds.
 #[derive(Clone, Debug)]
-struct AlwaysReady<S>(S);
+struct AlwaysReady<S> {
+    service: S,
+    judged: Arc<Judged>,
+}
 
 impl<S> hyper::service::Service<Request<Incoming>> for AlwaysReady<S>
 where
@@ -48,18 +55,37 @@ where
 {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = S::Future;
+    type Future = Either<S::Future, Ready<Result<Reply, Infallible>>>;
 
-    fn call(&self, request: Request<Incoming>) -> S::Future {
-        self.0.clone().call(request)
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        if self.judged.ended().is_none() {
+            return Either::Left(self.service.clone().call(request));
+        }
+        let mut reply = come_anew(request.method());
+        reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        Either::Right(ready(Ok(reply)))
+    }
+}
+
+/// Spawns the streams of HTTP/2 where the drain waits for them.
+#[derive(Clone, Debug)]
+struct Streams(TaskTracker);
+
+impl<F> hyper::rt::Executor<F> for Streams
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        self.0.spawn(stream);
     }
 }
 
 /// How long what the handshake found out about the client holds.
 #[derive(Debug, Default)]
 pub(super) struct Judged {
-    /// Cancelled when it was judged by what is in force no more.
-    pub(super) retired: CancellationToken,
+    /// Called when it was judged by what is in force no more.
+    pub(super) retirement: Arc<Retirement>,
     /// When the client's certificate ends, where it showed one.
     pub(super) expiry: Option<Instant>,
 }
@@ -68,8 +94,9 @@ pub(super) struct Judged {
 pub(super) struct Conversation<'a> {
     pub(super) limits: &'a Limits,
     pub(super) connections: &'a Connections,
-    pub(super) judged: Judged,
+    pub(super) judged: Arc<Judged>,
     pub(super) stop: &'a CancellationToken,
+    pub(super) streams: &'a TaskTracker,
 }
 
 impl Conversation<'_> {
@@ -86,7 +113,8 @@ impl Conversation<'_> {
             .header_read_timeout(self.limits.header_timeout)
             .max_headers(HEADER_LINES)
             .max_buf_size(self.limits.header_bytes.max(REPLY_BUFFER));
-        let mut connection = pin!(builder.serve_connection(TokioIo::new(io), AlwaysReady(service)));
+        let service = AlwaysReady { service, judged: self.judged.clone() };
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
         let stopped = async {
             self.stop.cancelled().await;
             None
@@ -97,7 +125,13 @@ impl Conversation<'_> {
         ends.push(Box::pin(judged));
         let reason = tokio::select! {
             biased;
-            outcome = connection.as_mut() => return Ok(outcome?),
+            outcome = connection.as_mut() => {
+                // It may have been the service that noticed.
+                if let Some(reason) = self.judged.ended() {
+                    self.connections.closed(reason);
+                }
+                return Ok(outcome?);
+            }
             reason = ends.next() => reason.flatten(),
         };
         if let Some(reason) = reason {
@@ -114,7 +148,7 @@ impl Conversation<'_> {
         S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
         S::Future: Send,
     {
-        let mut builder = http2::Builder::new(TokioExecutor::new());
+        let mut builder = http2::Builder::new(Streams(self.streams.clone()));
         builder
             .timer(TokioTimer::new())
             .max_concurrent_streams(128)
@@ -122,12 +156,12 @@ impl Conversation<'_> {
             .max_send_buf_size(REPLY_BUFFER)
             .keep_alive_interval(Some(Duration::from_secs(30)))
             .keep_alive_timeout(Duration::from_secs(20));
-        let (activity, ended) = (Arc::new(Activity::default()), CancellationToken::new());
+        let activity = Arc::new(Activity::default());
         let service = {
-            let (activity, ended) = (activity.clone(), ended.clone());
+            let (activity, judged) = (activity.clone(), self.judged.clone());
             service_fn(move |request: Request<Incoming>| {
                 // A client may open streams until it has heard that it is to go, or for ever.
-                let begun = (!ended.is_cancelled()).then(|| (activity.begin(), service.clone()));
+                let begun = judged.ended().is_none().then(|| (activity.begin(), service.clone()));
                 async move {
                     let Some((under_way, service)) = begun else {
                         return Ok(come_anew(request.method()).map(|body| Tracked::new(body, None)));
@@ -142,13 +176,13 @@ impl Conversation<'_> {
         let half = (self.limits.idle_timeout / 2).max(Duration::from_millis(1));
         let mut looks = tokio::time::interval_at(Instant::now() + half, half);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut seen, mut quiet, mut told) = (None, 0, false);
+        let (mut seen, mut quiet, mut told, mut ended) = (None, 0, false, false);
         loop {
             let reason = tokio::select! {
                 outcome = connection.as_mut() => return Ok(outcome?),
                 () = self.stop.cancelled(), if !told => None,
-                reason = self.judged.end(), if !ended.is_cancelled() => {
-                    ended.cancel();
+                reason = self.judged.end(), if !ended => {
+                    ended = true;
                     Some(reason)
                 }
                 _ = looks.tick() => {
@@ -172,6 +206,14 @@ impl Conversation<'_> {
 }
 
 impl Judged {
+    /// Why what was found out holds no more, if so. Asked with every request.
+    pub(super) fn ended(&self) -> Option<Reason> {
+        if self.retirement.is_called() {
+            return Some(Reason::ClientCa);
+        }
+        self.expiry.is_some_and(|end| end <= Instant::now()).then_some(Reason::CertificateExpired)
+    }
+
     /// Returns when what was found out holds no more.
     async fn end(&self) -> Reason {
         let expired = async {
@@ -181,7 +223,7 @@ impl Judged {
             }
         };
         tokio::select! {
-            () = self.retired.cancelled() => Reason::ClientCa,
+            () = self.retirement.called() => Reason::ClientCa,
             () = expired => Reason::CertificateExpired,
         }
     }

@@ -129,6 +129,7 @@ impl Listener {
             terms: self.terms,
             tls,
             stop: self.stop.clone(),
+            streams: TaskTracker::new(),
         });
         let cut = CancellationToken::new();
         loop {
@@ -160,7 +161,13 @@ impl Listener {
         }
         drop(self.socket);
         self.tracker.close();
-        if tokio::time::timeout(limits.drain, self.tracker.wait()).await.is_err() {
+        house.streams.close();
+        // A stream may begin as long as its connection is there, and not after.
+        let ended = async {
+            self.tracker.wait().await;
+            house.streams.wait().await;
+        };
+        if tokio::time::timeout(limits.drain, ended).await.is_err() {
             tracing::warn!(
                 connections = self.tracker.len(),
                 "the drain is over; replies under way are cut off"
@@ -168,6 +175,7 @@ impl Listener {
             // Their receipts are settled before the record is closed.
             cut.cancel();
             self.tracker.wait().await;
+            house.streams.wait().await;
         }
     }
 }
@@ -210,6 +218,8 @@ struct House {
     terms: Terms,
     tls: Option<Arc<Tls>>,
     stop: CancellationToken,
+    /// The tasks of HTTP/2 streams, which may outlive their connection by a moment.
+    streams: TaskTracker,
 }
 
 impl House {
@@ -261,7 +271,7 @@ impl House {
             std::io::ErrorKind::InvalidData => Failure::closed(Reason::Handshake, error),
             _ => error.into(),
         })?;
-        let mut judged = Judged { retired: generation.retired.clone(), expiry: None };
+        let mut judged = Judged { retirement: generation.retirement.clone(), expiry: None };
         if let Some(certificate) = stream.get_ref().1.peer_certificates().and_then(<[_]>::first) {
             let shown = super::certificates::Shown::of(certificate);
             // A session that is resumed was verified when it began.
@@ -271,6 +281,12 @@ impl House {
             })?;
             judged.expiry = Instant::now().checked_add(left);
             peer.certificate_names = shown.names;
+        }
+        if let Some(reason) = judged.ended() {
+            return Err(Failure::closed(
+                reason,
+                "what the client was judged by changed during the handshake",
+            ));
         }
         let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         let (conversation, service) = (self.conversation(judged), service(peer));
@@ -286,6 +302,12 @@ impl House {
 
     fn conversation(&self, judged: Judged) -> Conversation<'_> {
         let Terms { limits, connections, .. } = &self.terms;
-        Conversation { limits, connections, judged, stop: &self.stop }
+        Conversation {
+            limits,
+            connections,
+            judged: Arc::new(judged),
+            stop: &self.stop,
+            streams: &self.streams,
+        }
     }
 }

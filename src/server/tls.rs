@@ -1,6 +1,7 @@
 //! The TLS configuration in force, and who must go when it is replaced.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
@@ -14,13 +15,37 @@ pub struct Tls(ArcSwap<Generation>);
 #[derive(Debug)]
 pub(super) struct Generation {
     pub(super) config: Arc<ServerConfig>,
-    /// Cancelled when the configuration is no longer in force.
-    pub(super) retired: CancellationToken,
+    /// Called when the configuration is no longer in force.
+    pub(super) retirement: Arc<Retirement>,
+}
+
+/// Whether a configuration is no longer in force: to be looked at with every request, or waited for.
+#[derive(Debug, Default)]
+pub(super) struct Retirement {
+    /// Beside the token, which looks behind a lock that all connections share.
+    called: AtomicBool,
+    token: CancellationToken,
+}
+
+impl Retirement {
+    pub(super) fn call(&self) {
+        self.called.store(true, Ordering::Release);
+        self.token.cancel();
+    }
+
+    pub(super) fn is_called(&self) -> bool {
+        self.called.load(Ordering::Acquire)
+    }
+
+    /// Returns once it is called.
+    pub(super) async fn called(&self) {
+        self.token.cancelled().await;
+    }
 }
 
 impl Generation {
     fn new(config: ServerConfig) -> Self {
-        Self { config: Arc::new(config), retired: CancellationToken::new() }
+        Self { config: Arc::new(config), retirement: Arc::default() }
     }
 }
 
@@ -34,7 +59,7 @@ impl Tls {
     /// are closed: who their clients are was judged by what is in force no more. Their sessions
     /// cannot be resumed, for the new configuration has keys of its own.
     pub fn replace(&self, config: ServerConfig) {
-        self.0.swap(Arc::new(Generation::new(config))).retired.cancel();
+        self.0.swap(Arc::new(Generation::new(config))).retirement.call();
     }
 
     pub(super) fn generation(&self) -> Arc<Generation> {

@@ -89,7 +89,11 @@ impl Dialer {
 
     /// TLS, as far as the client can tell: a refusal of its certificate arrives later.
     pub(crate) async fn tls(&self) -> io::Result<TlsStream<TcpStream>> {
-        let mut stream = self.bare().await?;
+        self.tls_on(self.bare().await?).await
+    }
+
+    /// TLS over a bare connection that was opened before.
+    pub(crate) async fn tls_on(&self, mut stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         stream.write_all(&self.before).await?;
         let name = ServerName::try_from("localhost").unwrap();
         let connecting = TlsConnector::from(self.config.clone()).connect(name, stream);
@@ -98,7 +102,14 @@ impl Dialer {
 
     /// One HTTP connection.
     pub(crate) async fn open(&self) -> Result<Line, Box<dyn std::error::Error>> {
-        let stream = self.tls().await?;
+        self.open_on(self.tls().await?).await
+    }
+
+    /// HTTP over TLS that was opened before.
+    pub(crate) async fn open_on(
+        &self,
+        stream: TlsStream<TcpStream>,
+    ) -> Result<Line, Box<dyn std::error::Error>> {
         let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         let io = TokioIo::new(stream);
         Ok(if h2 {
