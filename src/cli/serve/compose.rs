@@ -2,6 +2,7 @@
 //! nothing else happens here.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::control::Control;
-use super::reload::{Reloading, Status, Watched, try_out, warn_of_exceptions};
+use super::reload::{Reloading, Status, Watched, Watches, try_out, warn_of_exceptions};
 use crate::audit::{self, Log};
 use crate::catalog::{self, Catalog};
 use crate::cli::Failure;
@@ -25,6 +26,7 @@ use crate::server::{self, Admin, Condition, Connections, Door, Manner, Manners, 
 use crate::settings::diagnostic::FileError;
 use crate::settings::gateway::{self as file, Gateway, Lifetime};
 use crate::settings::policy;
+use crate::settings::watch;
 use crate::telemetry::Metrics;
 use crate::upstream::{self, Resolver, Upstreams};
 
@@ -128,6 +130,9 @@ impl Running {
         let Options { clock, resolver, proxy_from_environment, poll, first_header } = options;
         let mut metrics = Metrics::new();
         let clients: Vec<String> = settings.clients.iter().map(|client| client.name.clone()).collect();
+        let watching = |file: &PathBuf| watch::watch(vec![file.clone()], poll);
+        let watch_policy = watching(&settings.policy.file);
+        let watch_shadow = settings.policy.shadow.as_ref().map(watching);
         let policy = policy::load_for(&settings.policy.file, &clients)?;
         warn_of_exceptions(&policy, clock.now());
         let tls = &settings.listen.tls;
@@ -141,6 +146,13 @@ impl Running {
             &clock,
         )
         .map_err(StartError::usage)?;
+        // Together with those that may have been made just now, and before the client CA is read.
+        let files = certificates.files().into_iter().chain(settings.listen.client_ca.clone());
+        let watches = Watches {
+            policy: watch_policy,
+            shadow: watch_shadow,
+            certificates: watch::watch(files.collect(), poll),
+        };
         let client_ca = match &settings.listen.client_ca {
             None => None,
             Some(file) => Some((file.clone(), ClientCa::load(file).map_err(StartError::usage)?)),
@@ -211,8 +223,14 @@ impl Running {
             tls: tls.clone(),
             clock: clock.clone(),
         };
-        let reloading =
-            Reloading::start(watched, gate.clone(), Box::new(make_rules), status.clone(), poll, stop.clone());
+        let reloading = Reloading::start(
+            watched,
+            gate.clone(),
+            Box::new(make_rules),
+            status.clone(),
+            watches,
+            stop.clone(),
+        );
         let admin = {
             let (log, store, upstreams) = (log.clone(), store.clone(), upstreams.clone());
             Admin::new(Arc::new(metrics), gate.clone(), move || conditions(&status, &log, &store, &upstreams))

@@ -9,6 +9,7 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -18,7 +19,7 @@ use crate::policy::Policy;
 use crate::server::certificates::{CertificateError, Certificates, ClientCa, server_config};
 use crate::server::{Condition, Tls};
 use crate::settings::policy;
-use crate::settings::watch::{self, Force};
+use crate::settings::watch::{Change, Force};
 use crate::telemetry::Metrics;
 
 /// What is read again.
@@ -125,6 +126,17 @@ impl Status {
     }
 }
 
+/// A watch over files, and the way to ask it to read them.
+pub(super) type Watch = (mpsc::Receiver<Change>, Force);
+
+/// The watches. Each begins before what it watches is first read: a change in between, while the
+/// catalog, the record and the upstreams are opened, would be lost until the next.
+pub(super) struct Watches {
+    pub(super) policy: Watch,
+    pub(super) shadow: Option<Watch>,
+    pub(super) certificates: Watch,
+}
+
 /// What is watched, and what it turns into.
 pub(super) struct Watched {
     pub(super) policy_file: PathBuf,
@@ -158,18 +170,15 @@ impl Reloading {
         gate: Gate,
         make_rules: MakeRules,
         status: Status,
-        poll: Duration,
+        watches: Watches,
         stop: CancellationToken,
     ) -> Self {
         let Watched { policy_file, shadow, clients, certificates, mut client_ca, tls, clock } = watched;
-        let (mut policies, policy) = watch::watch(vec![policy_file.clone()], poll);
-        let ca_file = client_ca.iter().map(|(file, _)| file.clone());
-        let files = certificates.files().into_iter().chain(ca_file).collect();
-        let (mut pairs, force_certificates) = watch::watch(files, poll);
+        let (mut policies, policy) = watches.policy;
+        let (mut pairs, force_certificates) = watches.certificates;
         let (status_of_policy, until) = (status.clone(), stop.clone());
         let tasks = TaskTracker::new();
-        if let Some(file) = shadow {
-            let (mut shadows, _) = watch::watch(vec![file.clone()], poll);
+        if let (Some(file), Some((mut shadows, _))) = (shadow, watches.shadow) {
             let (gate, clients, until) = (gate.clone(), clients.clone(), stop.clone());
             tasks.spawn(async move {
                 while let Some(Some(_)) = until.run_until_cancelled(shadows.recv()).await {
