@@ -15,7 +15,7 @@ pub struct Recorded {
     pub asked: Asked,
     /// Out of which repository.
     pub name: Name,
-    /// The [[client]] that asked, when one was recognised.
+    /// The `[[client]]` that asked, when one was recognised.
     pub client: Option<Arc<str>>,
     /// Who asked, as people know them: the client's name or an address.
     pub who: Arc<str>,
