@@ -255,7 +255,7 @@ fn load(config: &Path) -> Result<Gateway, Failure> {
 
 /// What the policy file says of locks; a file that cannot be read says so and outranks nothing here.
 fn policy_of(settings: &Gateway) -> Option<Policy> {
-    let clients: Vec<String> = settings.clients.iter().map(|client| client.name.clone()).collect();
+    let clients = settings.client_names();
     policy::load_for(&settings.policy.file, &clients)
         .map_err(|error| {
             let _ = writeln!(anstream::stderr(), "the policy's [[pin]] tables are not shown: {error}");

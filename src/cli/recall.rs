@@ -91,7 +91,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<Exit, Fa
 
 fn load(common: &Common) -> Result<(gateway::Gateway, Policy), Failure> {
     let settings = gateway::load(&common.config).map_err(Failure::unjudged)?;
-    let clients: Vec<String> = settings.clients.iter().map(|client| client.name.clone()).collect();
+    let clients = settings.client_names();
     let policy = policy::load_for(&settings.policy.file, &clients).map_err(Failure::unjudged)?;
     Ok((settings, policy))
 }

@@ -52,6 +52,11 @@ impl Rates {
         Self { settings, shards, hasher: std::hash::RandomState::new() }
     }
 
+    /// Whether anybody is limited at all.
+    pub(super) fn are_set(&self) -> bool {
+        self.settings.each.is_some() || !self.settings.named.is_empty()
+    }
+
     /// Counts a request. The answer is how long to wait, where it is one too many.
     pub(super) fn wait(&self, caller: &Caller, now: Timestamp) -> Option<Duration> {
         let named = match &caller.class {

@@ -93,8 +93,5 @@ fn is_layer(media_type: &str) -> bool {
 
 /// BuildKit marks what is no image as `unknown/unknown`.
 fn has_platform(child: &Descriptor) -> bool {
-    child
-        .platform
-        .as_ref()
-        .is_some_and(|platform| platform.os != "unknown" || platform.architecture != "unknown")
+    child.platform.as_ref().is_some_and(|platform| !platform.is_unknown())
 }

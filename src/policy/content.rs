@@ -173,7 +173,7 @@ impl ContentRules {
         match (claimed, &self.platforms) {
             // Clients look into what claims nothing, and so must we.
             (None, _) => true,
-            (Some(claimed), _) if claimed.os == "unknown" && claimed.architecture == "unknown" => false,
+            (Some(claimed), _) if claimed.is_unknown() => false,
             (Some(claimed), Some(platforms)) => platforms.value.iter().any(|rule| rule.matches(claimed)),
             (Some(_), None) => true,
         }
@@ -206,7 +206,7 @@ impl ContentRules {
     /// The finding on an index that carries images for other platforms only.
     pub(super) fn nothing_judged(&self, index: &Manifest) -> Option<Finding> {
         let rule = self.platforms.as_ref()?;
-        let real = |platform: &&Platform| platform.os != "unknown" || platform.architecture != "unknown";
+        let real = |platform: &&Platform| !platform.is_unknown();
         let carried: Vec<String> = index
             .children()
             .filter_map(|child| child.platform.as_ref())
@@ -272,8 +272,7 @@ impl ContentRules {
 /// borrow that type for want of another and say that they run nowhere, as attestations in an index do.
 /// One that says nothing of where it runs is one: some runtimes take that for their own platform.
 fn is_image(manifest: &Manifest, config: &ImageConfig) -> bool {
-    let nowhere = config.platform.os == "unknown" && config.platform.architecture == "unknown";
-    !(nowhere
+    !(config.platform.is_unknown()
         && companion::excess(manifest).is_none()
         && manifest.edges.iter().any(|(role, _)| *role == Role::Layer))
 }

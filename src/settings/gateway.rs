@@ -56,6 +56,13 @@ pub struct Gateway {
     pub clients: Vec<Client>,
 }
 
+impl Gateway {
+    /// The names of its `[[client]]` tables: those that a policy read for this gateway may use.
+    pub fn client_names(&self) -> Vec<String> {
+        self.clients.iter().map(|client| client.name.clone()).collect()
+    }
+}
+
 /// `[listen]`.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]

@@ -134,7 +134,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<Exit, Fa
     };
     let policy = match &settings {
         Some(settings) => {
-            let clients: Vec<String> = settings.clients.iter().map(|client| client.name.clone()).collect();
+            let clients = settings.client_names();
             policy::load_for(&path, &clients)
         }
         None => policy::load(&path),

@@ -129,7 +129,7 @@ impl Running {
     pub async fn start(settings: &Gateway, options: Options) -> Result<Self, StartError> {
         let Options { clock, resolver, proxy_from_environment, poll, first_header } = options;
         let mut metrics = Metrics::new();
-        let clients: Vec<String> = settings.clients.iter().map(|client| client.name.clone()).collect();
+        let clients = settings.client_names();
         let watching = |file: &PathBuf| watch::watch(vec![file.clone()], poll);
         let watch_policy = watching(&settings.policy.file);
         let watch_shadow = settings.policy.shadow.as_ref().map(watching);

@@ -1,7 +1,7 @@
 //! Pulls by digest: roots, closure, possession, referrers.
 
 use super::{Grant, Judge, Stop, short};
-use crate::oci::{Descriptor, Digest, Fault, Kind, Manifest};
+use crate::oci::{Descriptor, Digest, Fault, Kind, Manifest, Platform};
 use crate::policy::companion::{self, LEVELS_MAX};
 use crate::policy::content::Finding;
 use crate::policy::{Code, Digests, Image, Known, Lack, Mode, Reason, Root, Roots, Target};
@@ -536,11 +536,7 @@ impl<'a> Judge<'a> {
     ) -> bool {
         let Some(index) = content(&index) else { return false };
         index.manifest.children().any(|child| {
-            child.digest == manifest
-                && child
-                    .platform
-                    .as_ref()
-                    .is_some_and(|platform| platform.os == "unknown" && platform.architecture == "unknown")
+            child.digest == manifest && child.platform.as_ref().is_some_and(Platform::is_unknown)
         })
     }
 
