@@ -14,6 +14,7 @@ use super::draft::{Draft, Refused, Sentence};
 use super::error::Error;
 use super::event::Event;
 use super::floods::{Begun, Flood, Floods};
+use super::follow::Follow;
 use super::pulls::{Pulls, Receipt};
 use super::query::Reader;
 use super::refusals::{Fold, Key, Opened, Refusals, settle};
@@ -86,6 +87,7 @@ struct Inner {
     shared: Arc<Shared>,
     orders: mpsc::Sender<Order>,
     reader: Reader,
+    committed: watch::Receiver<i64>,
 }
 
 impl Log {
@@ -101,6 +103,7 @@ impl Log {
         let (orders, inbox) = mpsc::channel(QUEUE);
         let writer = Writer::open(&settings.path, settings.max_size, Arc::clone(&shared), inbox).await?;
         let reader = Reader::open(&settings.path).await?;
+        let committed = writer.committed();
         let refusals_per_minute = settings.refusals_per_minute;
         let inner = Arc::new(Inner {
             settings,
@@ -111,6 +114,7 @@ impl Log {
             shared,
             orders,
             reader,
+            committed,
         });
         tokio::spawn(writer.run());
         tokio::spawn(tick_on(Arc::downgrade(&inner)));
@@ -290,6 +294,14 @@ impl Log {
             pulls: inner.pulls.len(),
             last_error: shared.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
+    }
+
+    /// Every event after this place, those yet to be written too; 0: from the beginning.
+    ///
+    /// Follow it from a task of its own, and stop that task before [`Log::close`]: once the log is
+    /// closed there is nothing left to read from.
+    pub fn follow(&self, after: i64) -> Follow {
+        Follow::new(self.0.reader.clone(), self.0.committed.clone(), after)
     }
 
     /// Reads what is on disk, beside the writer.

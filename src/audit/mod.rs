@@ -8,6 +8,7 @@ mod draft;
 mod error;
 mod event;
 mod floods;
+mod follow;
 mod log;
 mod metrics;
 mod pulls;
@@ -23,8 +24,9 @@ mod tests;
 
 pub use draft::{Cache, Draft, Http, Image, Join, Judged, Judgement, PolicyStamp, Refused, Sentence, Shadow};
 pub use error::Error;
-pub use event::{Actor, Event};
+pub use event::{Action, Actor, Event, ExceptionResult, RecallResult, Subject};
 pub(crate) use floods::Who;
+pub use follow::{Follow, Written};
 pub use log::{Log, OnFull, Settings, Status};
 pub use pulls::Receipt;
 pub use query::{Entries, Entry, Filter, Order, Pattern, Reader, query};

@@ -234,7 +234,11 @@ impl Reader {
         self.pool.close().await;
     }
 
-    fn failed(&self, error: &sqlx::Error) -> Error {
+    pub(crate) fn pool(&self) -> &SqlitePool {
+        &self.pool
+    }
+
+    pub(crate) fn failed(&self, error: &sqlx::Error) -> Error {
         Error::Read { path: self.path.clone(), detail: error.to_string().into() }
     }
 

@@ -16,16 +16,28 @@ pub const SCHEMA: &str = "pullgate.event/1";
 /// What an event tells. Readers skip words they do not know.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Kind {
+    /// A reviewer or an administrator did something.
+    Admin,
+    /// A rule for alerts was met.
+    Alert,
+    /// Somebody was let in, or turned away.
+    Auth,
+    /// A signature over everything before it.
+    Checkpoint,
     /// One logical pull, allowed or refused.
     Decision,
     /// A tag leads elsewhere upstream than here.
     Drift,
+    /// An exception came into force, was used, ran out or was taken away.
+    Exception,
     /// Refusals beyond what one client may write.
     Flood,
     /// A tag was locked by hand.
     Pin,
     /// A policy was adopted or refused.
     Policy,
+    /// A recall came into force, changed or was taken away.
+    Recall,
     /// More of an earlier decision.
     Repeat,
     /// Bytes that a pull moved.
@@ -38,11 +50,17 @@ impl Kind {
     /// The closed word.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Admin => "admin",
+            Self::Alert => "alert",
+            Self::Auth => "auth",
+            Self::Checkpoint => "checkpoint",
             Self::Decision => "decision",
             Self::Drift => "drift",
+            Self::Exception => "exception",
             Self::Flood => "flood",
             Self::Pin => "pin",
             Self::Policy => "policy",
+            Self::Recall => "recall",
             Self::Repeat => "repeat",
             Self::Transfer => "transfer",
             Self::Upstream => "upstream",

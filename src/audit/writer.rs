@@ -143,6 +143,8 @@ pub(crate) struct Writer {
     retried: Instant,
     statements: Vec<Option<Arc<str>>>,
     shared: Arc<Shared>,
+    /// The place of the last event on disk, for those who follow.
+    committed: watch::Sender<i64>,
     orders: mpsc::Receiver<Order>,
 }
 
@@ -181,12 +183,18 @@ impl Writer {
             retried: Instant::now(),
             statements: vec![None; CHUNK + 1],
             shared,
+            committed: watch::Sender::new(next - 1),
             orders,
         };
         writer.shared.rows.store(u64::try_from(next - 1).unwrap_or(0), Ordering::Relaxed);
         writer.measure().await;
         writer.bring_counts_home().await;
         Ok(writer)
+    }
+
+    /// Tells the place of the last event on disk; it ends with the writer.
+    pub(crate) fn committed(&self) -> watch::Receiver<i64> {
+        self.committed.subscribe()
     }
 
     /// Serves until told to close, or until nobody is left who could ask.
@@ -292,6 +300,7 @@ impl Writer {
             Ok(()) => {
                 let rows = awaited.len() + backlog.len();
                 self.next += i64::try_from(rows).unwrap_or(0);
+                self.committed.send_replace(self.next - 1);
                 self.shared.rows.fetch_add(rows as u64, Ordering::Relaxed);
                 self.shared.commits.fetch_add(1, Ordering::Relaxed);
                 self.shared.spilling.store(false, Ordering::Relaxed);
