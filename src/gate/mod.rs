@@ -10,6 +10,7 @@ mod recalled;
 mod refused;
 mod remedy;
 mod rules;
+mod seen;
 mod shadow;
 mod sightings;
 
@@ -374,8 +375,10 @@ impl Gate {
         let inner = &self.0;
         let status = refused::status(refusal);
         let http = Http { status: Some(status), ..http };
-        let image =
-            asked.map_or_else(|| audit::Image::unreadable(http.path), |(ask, facts)| image(ask, facts));
+        let image = asked.map_or_else(
+            || audit::Image::unreadable(http.path),
+            |(ask, facts)| seen::image(ask, facts, rules),
+        );
         let reference = image.reference.clone();
         // Who asks too often is not answered by judging, nor by another image.
         let remedy = match refusal.code {
@@ -434,7 +437,7 @@ fn judgement(
     permit: &Permit,
     facts: &Facts,
 ) -> Judgement {
-    let mut image = image(ask, facts);
+    let mut image = seen::image(ask, facts, rules);
     match permit.target() {
         Target::Blob { digest, size } => {
             image.digest = Some(*digest);
@@ -451,6 +454,7 @@ fn judgement(
         Target::Referrers(digest) => image.digest = Some(*digest),
         Target::Tags => {}
     }
+    seen::describe(&mut image, facts);
     Judgement {
         verdict,
         enforced: verdict != Verdict::Warn,
@@ -460,13 +464,4 @@ fn judgement(
         image,
         shadow: None,
     }
-}
-
-/// What is asked for, and what leads to it: that joins a child's request to the pull of its index.
-fn image(ask: &Ask, facts: &Facts) -> audit::Image {
-    let mut image = audit::Image::asked(ask);
-    if let Known::Is(roots) = &facts.roots {
-        image.roots = roots.roots.iter().map(|root| root.digest).collect();
-    }
-    image
 }
