@@ -304,6 +304,11 @@ impl Log {
         Follow::new(self.0.reader.clone(), self.0.committed.clone(), after)
     }
 
+    /// The place of the last event committed.
+    pub fn last(&self) -> i64 {
+        *self.0.committed.borrow()
+    }
+
     /// Reads what is on disk, beside the writer.
     pub fn reader(&self) -> &Reader {
         &self.0.reader

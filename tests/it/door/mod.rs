@@ -22,6 +22,7 @@ mod replay;
 mod rules;
 mod running;
 mod siege;
+mod sinks;
 mod stop;
 pub(crate) mod table;
 
