@@ -9,6 +9,7 @@ mod coverage;
 mod crash;
 mod denied;
 mod disk;
+mod follow;
 mod input;
 mod page;
 mod pins;
