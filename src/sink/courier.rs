@@ -10,7 +10,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::cursor::{Cursor, Place, id_of};
 use super::file::Lines;
+use super::format::Format;
 use super::settings::{Settings, Target, Timing, Wanted};
+use super::syslog::Syslog;
+use super::webhook::{Address, Webhook};
 use super::{Error, State};
 use crate::audit::{Log, Written};
 use crate::clock::Clock;
@@ -19,6 +22,8 @@ use crate::clock::Clock;
 const BYTES: usize = 256 << 10;
 /// So many events that nobody wants may pass before the cursor is saved.
 const UNSAVED: i64 = 4096;
+/// So many sentences are one message of a chat.
+const SENTENCES: usize = 20;
 /// Longer than this no receiver may make us wait.
 const AFTER_MOST: Duration = Duration::from_secs(3600);
 
@@ -67,6 +72,8 @@ impl Batch {
 #[derive(Debug)]
 enum Receiver {
     File(Lines),
+    Syslog(Box<Syslog>),
+    Webhook(Box<Webhook>),
 }
 
 /// Why it stopped carrying.
@@ -104,13 +111,27 @@ impl Courier {
         timing: Timing,
         state: Arc<Mutex<State>>,
     ) -> Result<Self, Error> {
-        let _ = clock;
         let (receiver, most_items, linger) = match &settings.target {
             Target::File { path, max_size, keep } => {
                 (Receiver::File(Lines::new(path.clone(), *max_size, *keep)), 1024, Duration::ZERO)
             }
-            Target::Syslog { .. } | Target::Webhook { .. } => {
-                (Receiver::File(Lines::new("/dev/null".into(), 1, 1)), 1024, Duration::ZERO)
+            Target::Syslog { host, port, tls, ca } => {
+                let times = (timing.timeout, timing.settle);
+                let syslog = Syslog::new(host, *port, *tls, ca.as_deref(), times)
+                    .map_err(|wrong| named(&settings, wrong))?;
+                (Receiver::Syslog(Box::new(syslog)), 256, Duration::ZERO)
+            }
+            Target::Webhook { url, secret_file, ca, batch, proxied } => {
+                let address = Address {
+                    url,
+                    ca: ca.as_deref(),
+                    secret_file: secret_file.as_deref(),
+                    proxied: *proxied,
+                };
+                let webhook = Webhook::new(&address, settings.format, timing.timeout, clock)
+                    .map_err(|wrong| named(&settings, wrong))?;
+                let most = if settings.format == Format::Slack { (*batch).min(SENTENCES) } else { *batch };
+                (Receiver::Webhook(Box::new(webhook)), most, timing.linger)
             }
         };
         let unsettled = VecDeque::new();
@@ -126,6 +147,9 @@ impl Courier {
                 Err(Over::Failed(failure)) => failure,
             };
             self.unsettled.clear();
+            if let Receiver::Syslog(syslog) = &mut self.receiver {
+                syslog.reset();
+            }
             if self.cursor.place().seq > before {
                 failed = 0;
             }
@@ -232,14 +256,28 @@ impl Courier {
     /// Delivers a batch; empty afterwards.
     async fn bring(&mut self, batch: &mut Batch, stop: &CancellationToken) -> Result<(), Over> {
         let grace = self.timing.grace;
+        let over = async {
+            stop.cancelled().await;
+            tokio::time::sleep(grace).await;
+        };
         let settles = match &mut self.receiver {
             // A write to disk is not left half-way.
             Receiver::File(lines) => {
                 lines.deliver(batch).await?;
                 None
             }
+            Receiver::Syslog(syslog) => tokio::select! {
+                written = syslog.deliver(batch) => Some(written?),
+                () = over => return Err(Over::Stopped),
+            },
+            Receiver::Webhook(webhook) => tokio::select! {
+                taken = webhook.deliver(batch) => {
+                    taken?;
+                    None
+                }
+                () = over => return Err(Over::Stopped),
+            },
         };
-        let _ = (grace, stop);
         let place = batch.last.clone();
         let count = batch.items.len() as u64;
         *batch = Batch { last: place.clone(), ..Batch::default() };
@@ -289,13 +327,17 @@ impl Courier {
     }
 }
 
+fn named(settings: &Settings, (path, detail): (std::path::PathBuf, String)) -> Error {
+    Error::File { name: settings.name.clone(), path, detail }
+}
+
 impl Receiver {
     /// Returns when what was written until then counts as received, or when it broke before.
     /// Cancelling it loses nothing.
     async fn watch(&mut self, settled: Option<Instant>) -> Result<(), Failure> {
-        let _ = settled;
         match self {
-            Self::File(_) => std::future::pending().await,
+            Self::File(_) | Self::Webhook(_) => std::future::pending().await,
+            Self::Syslog(syslog) => syslog.watch(settled).await,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The forms in which events leave.
 
+mod sentence;
+
 use serde_json::Value;
 
 use crate::audit::{Written, printable_json};
@@ -30,7 +32,9 @@ impl Format {
 
     /// One line without line breaks or anything that moves a cursor.
     pub(super) fn line(self, event: &Written, value: &Value) -> String {
-        let _ = value;
-        printable_json(event.body.clone())
+        match self {
+            Self::Ecs | Self::Ocsf | Self::Native => printable_json(event.body.clone()),
+            Self::Slack => sentence::slack(value),
+        }
     }
 }

@@ -10,6 +10,9 @@ mod file;
 mod format;
 mod metrics;
 mod settings;
+mod syslog;
+mod tls;
+mod webhook;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
