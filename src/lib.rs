@@ -19,5 +19,6 @@ pub mod policy;
 pub mod pull;
 pub mod server;
 pub mod settings;
+pub mod sink;
 pub mod telemetry;
 pub mod upstream;

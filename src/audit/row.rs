@@ -47,6 +47,29 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Every kind, by its word.
+    pub const ALL: [Self; 14] = [
+        Self::Admin,
+        Self::Alert,
+        Self::Auth,
+        Self::Checkpoint,
+        Self::Decision,
+        Self::Drift,
+        Self::Exception,
+        Self::Flood,
+        Self::Pin,
+        Self::Policy,
+        Self::Recall,
+        Self::Repeat,
+        Self::Transfer,
+        Self::Upstream,
+    ];
+
+    /// The kind a word names.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == word)
+    }
+
     /// The closed word.
     pub fn as_str(self) -> &'static str {
         match self {

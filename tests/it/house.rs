@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Which rooms each room may import. `clock` and `telemetry` stand alone and may be imported by all.
-const TABLE: [(&str, &[&str]); 17] = [
+const TABLE: [(&str, &[&str]); 18] = [
     ("audit", &["identity", "oci", "policy"]),
     ("catalog", &["oci"]),
     (
         "cli",
         &[
             "audit", "catalog", "content", "files", "gate", "identity", "oci", "policy", "pull", "server",
-            "settings", "upstream",
+            "settings", "sink", "upstream",
         ],
     ),
     ("clock", &[]),
@@ -31,6 +31,7 @@ const TABLE: [(&str, &[&str]); 17] = [
     ("server", &["audit", "console", "content", "gate", "identity", "oci", "policy", "pull"]),
     // Only what it turns files into; no other room but `cli` imports it.
     ("settings", &["audit", "identity", "oci", "policy", "upstream"]),
+    ("sink", &["audit", "oci", "policy"]),
     ("upstream", &["oci"]),
 ];
 const FREE: [&str; 2] = ["clock", "telemetry"];

@@ -27,6 +27,7 @@ use crate::settings::diagnostic::FileError;
 use crate::settings::gateway::{self as file, Gateway, Lifetime};
 use crate::settings::policy;
 use crate::settings::watch;
+use crate::sink::{self, Sinks};
 use crate::telemetry::Metrics;
 use crate::upstream::{self, Resolver, Upstreams};
 
@@ -43,6 +44,8 @@ pub struct Options {
     pub poll: Duration,
     /// Within what time the first header of a reply is on its way.
     pub first_header: Duration,
+    /// How long sinks wait, and for what.
+    pub sinks: sink::Timing,
 }
 
 impl Default for Options {
@@ -53,6 +56,7 @@ impl Default for Options {
             proxy_from_environment: true,
             poll: crate::settings::watch::INTERVAL,
             first_header: server::FIRST_HEADER,
+            sinks: sink::Timing::default(),
         }
     }
 }
@@ -121,13 +125,14 @@ pub struct Running {
     health: JoinHandle<()>,
     keeper: JoinHandle<()>,
     control: Control,
+    sinks: Sinks,
 }
 
 impl Running {
     /// Opens what is stored, makes certificates where there are none, and serves. No upstream is
     /// asked for anything.
     pub async fn start(settings: &Gateway, options: Options) -> Result<Self, StartError> {
-        let Options { clock, resolver, proxy_from_environment, poll, first_header } = options;
+        let Options { clock, resolver, proxy_from_environment, poll, first_header, sinks: timing } = options;
         let mut metrics = Metrics::new();
         let clients = settings.client_names();
         let watching = |file: &PathBuf| watch::watch(vec![file.clone()], poll);
@@ -197,6 +202,10 @@ impl Running {
         store.register(&mut metrics);
         log.register(&mut metrics);
         upstreams.register(&mut metrics);
+        let sinks = sink_settings(settings, proxy_from_environment);
+        let sinks = Sinks::start(sinks, folder, &log, &clock, &timing).await.map_err(StartError::usage)?;
+        let carried = sinks.watcher();
+        carried.register(&mut metrics);
         let connections = Connections::register(&mut metrics);
         let status = Status::register(&mut metrics);
 
@@ -233,7 +242,11 @@ impl Running {
         );
         let admin = {
             let (log, store, upstreams) = (log.clone(), store.clone(), upstreams.clone());
-            Admin::new(Arc::new(metrics), gate.clone(), move || conditions(&status, &log, &store, &upstreams))
+            Admin::new(Arc::new(metrics), gate.clone(), move || {
+                let mut conditions = conditions(&status, &log, &store, &upstreams);
+                conditions.extend(carried.status().into_iter().map(sink_condition));
+                conditions
+            })
         };
         let terms = Terms {
             limits: limits(settings),
@@ -269,6 +282,7 @@ impl Running {
             health,
             keeper,
             control,
+            sinks,
         })
     }
 
@@ -315,6 +329,8 @@ impl Running {
         let _ = self.health.await;
         let _ = self.keeper.await;
         self.catalog.close().await;
+        // They read from the log: what they have not delivered is on record for the next start.
+        self.sinks.stop().await;
         self.log.close().await;
     }
 }
@@ -341,6 +357,53 @@ pub(in crate::cli) fn audit_settings(settings: &Gateway) -> audit::Settings {
             file::OnFull::Serve => audit::OnFull::Serve,
         },
         refusals_per_minute: u32::try_from(per_minute).unwrap_or(u32::MAX),
+    }
+}
+
+fn sink_settings(settings: &Gateway, proxied: bool) -> Vec<sink::Settings> {
+    let target = |target: &file::SinkTarget| match target.clone() {
+        file::SinkTarget::File { path, max_size, keep } => sink::Target::File { path, max_size, keep },
+        file::SinkTarget::Syslog { host, port, tls, ca } => sink::Target::Syslog { host, port, tls, ca },
+        file::SinkTarget::Webhook { url, secret_file, ca, batch } => sink::Target::Webhook {
+            url,
+            secret_file,
+            ca,
+            batch: usize::try_from(batch).unwrap_or(usize::MAX),
+            proxied,
+        },
+    };
+    let wanted = |wanted: &file::SinkEvents| match wanted {
+        file::SinkEvents::All => sink::Wanted::All,
+        file::SinkEvents::Blocked => sink::Wanted::Blocked,
+        file::SinkEvents::Kind(kind) => sink::Wanted::Kind(*kind),
+    };
+    let sink = |one: &file::Sink| sink::Settings {
+        name: one.name.clone(),
+        target: target(&one.target),
+        format: match one.format {
+            file::SinkFormat::Ecs => sink::Format::Ecs,
+            file::SinkFormat::Native => sink::Format::Native,
+            file::SinkFormat::Ocsf => sink::Format::Ocsf,
+            file::SinkFormat::Slack => sink::Format::Slack,
+        },
+        events: one.events.iter().map(wanted).collect(),
+        from: match one.from {
+            file::SinkFrom::Now => sink::Start::Now,
+            file::SinkFrom::Start => sink::Start::Beginning,
+        },
+    };
+    settings.sinks.iter().map(sink).collect()
+}
+
+fn sink_condition(status: sink::Status) -> Condition {
+    Condition {
+        name: format!("sink {}", status.name),
+        ok: status.trouble.is_none(),
+        required: false,
+        detail: match status.trouble {
+            Some(trouble) => format!("{} events behind: {trouble}", status.behind),
+            None => format!("{} events delivered, {} behind", status.delivered, status.behind),
+        },
     }
 }
 

@@ -9,6 +9,7 @@ mod coverage;
 mod crash;
 mod denied;
 mod disk;
+mod follow;
 mod input;
 mod page;
 mod pins;
@@ -22,6 +23,7 @@ mod replay;
 mod rules;
 mod running;
 mod siege;
+mod sinks;
 mod stop;
 pub(crate) mod table;
 
