@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moka::sync::Cache as Memory;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::catalog::{Catalog, Moved};
 use crate::clock::Clock;
@@ -75,6 +75,8 @@ type Held<T> = (jiff::Timestamp, Arc<T>);
 const HOT_LISTS: u64 = 64 << 20;
 /// How many sightings may wait to be recorded; drifts beyond that are found in the catalog again.
 const SIGHTINGS: usize = 1024;
+/// How many blobs are read at once to learn what they say as configs; each may have 4 MiB.
+const LEARNING: usize = 16;
 
 /// Fetches. Cloning shares it.
 #[derive(Clone, Debug)]
@@ -110,6 +112,10 @@ struct Inner {
     recalled: Memory<(Name, Tag), jiff::Timestamp>,
     /// When a locked tag was last asked about in the background.
     refreshed: Memory<(Name, Tag), jiff::Timestamp>,
+    /// Small blobs that were looked at for being configs.
+    learnt: Memory<Digest, ()>,
+    /// The places of those that are being looked at.
+    learning: Arc<Semaphore>,
 }
 
 impl Puller {
@@ -148,6 +154,8 @@ impl Puller {
             swept: Memory::new(10_000),
             recalled: Memory::new(10_000),
             refreshed: Memory::new(100_000),
+            learnt: Memory::new(100_000),
+            learning: Arc::new(Semaphore::new(LEARNING)),
         };
         (Self(Arc::new(inner)), receiver)
     }

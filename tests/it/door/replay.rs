@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::process::Command;
 
 use jiff::{Timestamp, ToSpan as _};
+use pullgate::catalog::Catalog;
 use pullgate::clock::Clock;
 use pullgate::oci::Digest;
 use serde_json::{Value, json};
 
-use crate::support::gateway::{Form, Gateway, Site};
+use crate::support::gateway::{Form, Gateway, Site, until};
 use crate::support::image::{Fixture, Image, Index, random_bytes};
 use crate::support::registry::Registry;
 
@@ -154,4 +155,75 @@ async fn facts_that_the_catalog_does_not_hold_are_named_and_no_pull_is_called_re
     let open = &said["unjudged"];
     assert_eq!(open["platform"]["pulls"], 5, "{said:#}");
     assert_eq!((&said["refused"], exit), (&json!([]), 0), "{said:#}");
+}
+
+/// A policy that asks nothing of contents.
+fn undemanding(keys: &str) -> String {
+    format!(
+        "name = \"replay\"\nrevision = \"1\"\n[require.tags]\nallow = [\"#.#.#\"]\n\
+        [[source]]\nid = \"all\"\nmatch = \"docker.io/**\"\n{keys}\n"
+    )
+}
+
+/// A gateway that asked nothing of contents and served one image of root and one of 10001.
+async fn undemanded() -> (Gateway, Registry, [Fixture; 2]) {
+    let hub = Registry::plain();
+    let gateway = Site::new(&undemanding("")).with_upstream("docker.io", &hub).start().await;
+    let now = Clock::system().now() - 1.hour();
+    let images = [image(60, "10001", now), image(70, "0", now)];
+    for (tag, image) in ["1.0.0", "1.0.1"].iter().zip(&images) {
+        image.push(&hub, APP, *tag);
+        gateway.pull(Form::Prefix, "docker.io", APP, tag, image).await;
+    }
+    (gateway, hub, images)
+}
+
+/// Whether the catalog holds what these images' configs say.
+async fn are_learnt(site: &Site, images: &[Fixture]) -> bool {
+    let catalog = Catalog::open_read_only(&site.data(), Clock::system()).await.unwrap();
+    for child in images.iter().flat_map(|image| &image.children) {
+        if catalog.config(&child.config()).await.unwrap().is_none() {
+            return false;
+        }
+    }
+    true
+}
+
+#[tokio::test]
+async fn what_a_config_says_is_kept_at_first_sight_though_no_rule_asks_and_no_upstream_is_asked_for_it() {
+    let (gateway, hub, images) = undemanded().await;
+    let asked = hub.requests().len();
+    until("the configs are read", async || are_learnt(&gateway.site, &images).await).await;
+    assert_eq!(hub.requests().len(), asked);
+    let site = gateway.stop().await;
+    // Neither the blobs nor the upstream are needed any more.
+    std::fs::remove_dir_all(site.data().join("content")).unwrap();
+    drop(hub);
+    let (said, exit) = replay(&site, &undemanding("user = { min_uid = 10001 }")).await;
+    assert_eq!(told(&said["refused"]), (BTreeSet::from(["1.0.1"]), BTreeSet::from(["user.min_uid"])), "{said:#}");
+    assert_eq!((&said["unjudged"], exit), (&json!({}), 1), "{said:#}");
+}
+
+#[tokio::test]
+async fn a_replay_reads_the_configs_that_the_catalog_lacks_from_the_kept_blobs() {
+    let (gateway, _hub, images) = undemanded().await;
+    let site = gateway.stop().await;
+    let database = sqlx::sqlite::SqliteConnectOptions::new().filename(site.data().join("catalog.db"));
+    let mut database = sqlx::ConnectOptions::connect(&database).await.unwrap();
+    sqlx::query("DELETE FROM config").execute(&mut database).await.unwrap();
+    sqlx::Connection::close(database).await.unwrap();
+    assert!(!are_learnt(&site, &images).await);
+    let demanding = undemanding("user = { min_uid = 10001 }");
+    let (said, exit) = replay(&site, &demanding).await;
+    assert_eq!(told(&said["refused"]).0, BTreeSet::from(["1.0.1"]), "{said:#}");
+    assert_eq!((&said["unjudged"], exit), (&json!({}), 1), "{said:#}");
+    // One that was edited on disk is no config of this name.
+    for child in images.iter().flat_map(|image| &image.children) {
+        let hex = child.config().hex();
+        let file = site.data().join("content/blobs/sha256").join(&hex[..2]).join(&hex);
+        std::fs::write(file, b"{}").unwrap();
+    }
+    let (said, exit) = replay(&site, &demanding).await;
+    assert_eq!((&said["refused"], exit), (&json!([]), 0), "{said:#}");
+    assert_ne!(said["unjudged"], json!({}));
 }
