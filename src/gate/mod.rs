@@ -46,7 +46,7 @@ use rules::Decisions;
 
 /// Turns of decide and gather before an ask is given up: each fills in one more fact, and there are
 /// fewer facts than turns.
-const TURNS: usize = 12;
+const TURNS: usize = 14;
 /// Bytes of decisions kept, about; one for each thing that callers of one class ask for.
 const MEMO: u64 = 256 << 20;
 /// How long a decision about a tag is kept while the upstream does not answer for it.
@@ -178,6 +178,7 @@ impl Gate {
     pub fn adopt(&self, rules: Rules) {
         let generation = self.0.rules.load().generation() + 1;
         self.0.rules.store(Arc::new(rules.with_generation(generation)));
+        self.0.puller.forget_unseen();
         self.0.memo.invalidate_all();
     }
 

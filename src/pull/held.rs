@@ -8,6 +8,7 @@ use crate::content::read_kept;
 use crate::oci::{Algorithm, CONFIG_MAX, Descriptor, Digest, ImageConfig, Kind, Manifest, Name};
 use crate::policy::{
     Content, Facts, Image, Known, Lack, NESTED_MAX, Need, Recalled, Root, Roots, Seen, Sight, TagFact,
+    Unseen,
 };
 
 /// Reads facts from a catalog, and configs it did not read yet from the blobs beside it, for judging
@@ -92,6 +93,8 @@ impl CatalogFacts {
                 }
                 None => return Ok(false),
             },
+            // What was never seen here says nothing.
+            Lack::Unseen { .. } => facts.unseen = is(Unseen::default()),
         }
         Ok(true)
     }

@@ -11,6 +11,7 @@ mod held;
 mod roots;
 mod tags;
 mod tasks;
+mod unseen;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -110,6 +111,8 @@ struct Inner {
     swept: Memory<(Name, Vec<Tag>), jiff::Timestamp>,
     /// When a recalled tag was last asked about.
     recalled: Memory<(Name, Tag), jiff::Timestamp>,
+    /// What came of asking for recalled manifests, and until when that stands.
+    unseen: Memory<(Name, Digest), unseen::Answer>,
     /// When a locked tag was last asked about in the background.
     refreshed: Memory<(Name, Tag), jiff::Timestamp>,
     /// Small blobs that were looked at for being configs.
@@ -154,6 +157,7 @@ impl Puller {
             swept: Memory::new(10_000),
             recalled: Memory::new(10_000),
             refreshed: Memory::new(100_000),
+            unseen: Memory::new(200_000),
             learnt: Memory::new(100_000),
             learning: Arc::new(Semaphore::new(LEARNING)),
         };
@@ -165,6 +169,11 @@ impl Puller {
     /// ([`Store::close`]), which comes first: what was found wrong with them is still sighted.
     pub async fn close(&self) {
         self.0.tasks.end().await;
+    }
+
+    /// Forgets which recalled manifests the upstreams did not have: another policy asks anew.
+    pub fn forget_unseen(&self) {
+        self.0.unseen.invalidate_all();
     }
 
     /// Fills in the fact a decision lacks, or why it cannot be had. Fetching goes on if the caller
@@ -196,6 +205,14 @@ impl Puller {
             Lack::Roots(digest) => facts.roots = known(self.roots(name, digest).await),
             Lack::Seen(digest) => drop(facts.seen.insert(*digest, known(self.seen(name, digest).await))),
             Lack::Tag { tag, fresh } => facts.tag = known(self.tag(name, tag, *fresh).await),
+            Lack::Unseen { digest, recalled } => {
+                let found = self.unseen(name, digest, recalled).await;
+                // What was learnt may lie above the digest.
+                if matches!(found, Ok((_, true))) {
+                    facts.recalled = Known::Unasked;
+                }
+                facts.unseen = known(found.map(|(unseen, _)| unseen));
+            }
         }
     }
 
