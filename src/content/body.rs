@@ -74,11 +74,9 @@ impl Blob {
         let origin = match &self.origin {
             Origin::Memory(bytes) => Origin::Memory(bytes.clone()),
             Origin::Passing(_) => return None,
-            Origin::Stored { stored, follow, counters } => Origin::Stored {
-                stored: stored.clone(),
-                follow: follow.clone(),
-                counters: counters.clone(),
-            },
+            Origin::Stored { stored, follow, counters } => {
+                Origin::Stored { stored: stored.clone(), follow: follow.clone(), counters: counters.clone() }
+            }
         };
         Some(Self { digest: self.digest, size: self.size, origin })
     }

@@ -7,8 +7,7 @@ use crate::catalog::{Ancestor, Catalog, Error, SeenRow};
 use crate::content::read_kept;
 use crate::oci::{Algorithm, CONFIG_MAX, Descriptor, Digest, ImageConfig, Kind, Manifest, Name};
 use crate::policy::{
-    Content, Facts, Image, Known, Lack, NESTED_MAX, Need, Recalled, Root, Roots, Seen, Sight, TagFact,
-    Unseen,
+    Content, Facts, Image, Known, Lack, NESTED_MAX, Need, Recalled, Root, Roots, Seen, Sight, TagFact, Unseen,
 };
 
 /// Reads facts from a catalog, and configs it did not read yet from the blobs beside it, for judging

@@ -48,7 +48,9 @@ impl Puller {
         let stands = |answer: &Answer| now < answer.until;
         let open: Vec<Digest> = recalled
             .iter()
-            .filter(|wanted| !standing(wanted).is_some_and(|answer| answer.fault.is_none() && stands(&answer)))
+            .filter(|wanted| {
+                !standing(wanted).is_some_and(|answer| answer.fault.is_none() && stands(&answer))
+            })
             .copied()
             .collect();
         let mut open = inner.catalog.lacking(&open).await?;

@@ -120,6 +120,7 @@ pub struct Running {
     pulls: JoinHandle<()>,
     health: JoinHandle<()>,
     keeper: JoinHandle<()>,
+    expiries: JoinHandle<()>,
     control: Control,
 }
 
@@ -250,6 +251,7 @@ impl Running {
         let pulls = tokio::spawn(server::serve_pulls(socket, tls, door, terms, stop.clone()));
         // Load balancers must be able to ask while the pulls are drained.
         let health = tokio::spawn(server::serve_admin(admin_socket, admin.clone(), admin_terms, end.clone()));
+        let expiries = tokio::spawn(gate.clone().record_expiries(poll, end.clone()));
         let keeper =
             tokio::spawn(gate::record_sightings(sightings, catalog.clone(), log.clone(), end.clone()));
         Ok(Self {
@@ -268,6 +270,7 @@ impl Running {
             pulls,
             health,
             keeper,
+            expiries,
             control,
         })
     }
@@ -314,6 +317,7 @@ impl Running {
         self.end.cancel();
         let _ = self.health.await;
         let _ = self.keeper.await;
+        let _ = self.expiries.await;
         self.catalog.close().await;
         self.log.close().await;
     }
