@@ -124,6 +124,7 @@ pub struct Running {
     pulls: JoinHandle<()>,
     health: JoinHandle<()>,
     keeper: JoinHandle<()>,
+    expiries: JoinHandle<()>,
     control: Control,
     sinks: Sinks,
 }
@@ -263,6 +264,7 @@ impl Running {
         let pulls = tokio::spawn(server::serve_pulls(socket, tls, door, terms, stop.clone()));
         // Load balancers must be able to ask while the pulls are drained.
         let health = tokio::spawn(server::serve_admin(admin_socket, admin.clone(), admin_terms, end.clone()));
+        let expiries = tokio::spawn(gate.clone().record_expiries(poll, end.clone()));
         let keeper =
             tokio::spawn(gate::record_sightings(sightings, catalog.clone(), log.clone(), end.clone()));
         Ok(Self {
@@ -281,6 +283,7 @@ impl Running {
             pulls,
             health,
             keeper,
+            expiries,
             control,
             sinks,
         })
@@ -328,6 +331,7 @@ impl Running {
         self.end.cancel();
         let _ = self.health.await;
         let _ = self.keeper.await;
+        let _ = self.expiries.await;
         self.catalog.close().await;
         // They read from the log: what they have not delivered is on record for the next start.
         self.sinks.stop().await;

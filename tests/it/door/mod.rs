@@ -1,5 +1,6 @@
 //! The gateway at its door: bytes, status, headers, what is on record, what upstreams saw.
 
+mod announced;
 mod bypass;
 mod cache;
 mod callers;
