@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 
 use super::Error;
 use super::settings::{Settings, Start};
-use crate::audit::Log;
+use crate::audit::{self, Log};
 
 /// The last event that was dealt with. The id tells a record that was replaced from the one it was
 /// written for.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-pub(super) struct Place {
-    pub(super) seq: i64,
-    pub(super) id: String,
+pub(crate) struct Place {
+    pub(crate) seq: i64,
+    pub(crate) id: String,
 }
 
 /// A place that survives: one small file, replaced in one step.
@@ -85,18 +85,19 @@ impl Cursor {
     }
 }
 
-async fn last(log: &Log) -> Result<Place, Error> {
+/// Where the record ends now.
+pub(crate) async fn last(log: &Log) -> Result<Place, audit::Error> {
     let seq = log.reader().last().await?;
     place_at(seq, log).await.map(Option::unwrap_or_default)
 }
 
-async fn place_at(seq: i64, log: &Log) -> Result<Option<Place>, Error> {
+async fn place_at(seq: i64, log: &Log) -> Result<Option<Place>, audit::Error> {
     let found = log.reader().after(seq.saturating_sub(1), 1).await?;
     Ok(found.first().filter(|event| event.seq == seq).map(|event| Place { seq, id: id_of(&event.body) }))
 }
 
-/// The place, if it is one of this record.
-async fn checked(place: Place, name: &str, log: &Log) -> Result<Place, Error> {
+/// The place, if it is one of this record; else the beginning.
+pub(crate) async fn checked(place: Place, name: &str, log: &Log) -> Result<Place, audit::Error> {
     let last = log.reader().last().await?;
     let is_ours = match place_at(place.seq, log).await? {
         Some(found) => found.id == place.id,
@@ -108,7 +109,7 @@ async fn checked(place: Place, name: &str, log: &Log) -> Result<Place, Error> {
     }
     tracing::warn!(
         sink = name,
-        "the record is not the one its cursor was written for; it begins with the first event on record"
+        "the record is not the one its place was kept for; it begins with the first event on record"
     );
     Ok(Place::default())
 }
@@ -123,11 +124,16 @@ pub(super) fn id_of(body: &str) -> String {
 }
 
 fn write(path: &Path, place: &Place) -> io::Result<()> {
-    let new = path.with_extension("cursor.new");
-    let mut file = File::create(&new)?;
     let mut text = serde_json::to_vec(place)?;
     text.push(b'\n');
-    file.write_all(&text)?;
+    replace(path, &text)
+}
+
+/// Puts a file in the place of a former one, in one step, durable on return.
+pub(crate) fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
+    let new = path.with_added_extension("new");
+    let mut file = File::create(&new)?;
+    file.write_all(text)?;
     file.sync_all()?;
     fs::rename(&new, path)?;
     match path.parent() {

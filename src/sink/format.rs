@@ -1,5 +1,8 @@
 //! The forms in which events leave.
 
+mod ecs;
+mod fields;
+mod ocsf;
 mod sentence;
 
 use serde_json::Value;
@@ -33,7 +36,9 @@ impl Format {
     /// One line without line breaks or anything that moves a cursor.
     pub(super) fn line(self, event: &Written, value: &Value) -> String {
         match self {
-            Self::Ecs | Self::Ocsf | Self::Native => printable_json(event.body.clone()),
+            Self::Ecs => printable_json(ecs::event(value).to_string()),
+            Self::Native => printable_json(event.body.clone()),
+            Self::Ocsf => printable_json(ocsf::event(value).to_string()),
             Self::Slack => sentence::slack(value),
         }
     }

@@ -14,6 +14,9 @@ mod syslog;
 mod tls;
 mod webhook;
 
+#[cfg(test)]
+mod tests;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -26,6 +29,7 @@ use crate::clock::Clock;
 use courier::Courier;
 use cursor::Cursor;
 
+pub(crate) use cursor::{Place, checked, last, replace};
 pub use format::Format;
 pub use settings::{KindWord, Settings, Start, Target, Timing, Wanted};
 
