@@ -5,6 +5,7 @@
 //!
 //! The rooms import one way only; `tests/it/house.rs` holds the table.
 
+pub mod alert;
 pub mod audit;
 pub mod catalog;
 pub mod cli;

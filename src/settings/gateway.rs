@@ -3,6 +3,7 @@
 //! Every key may be left out. Relative paths are relative to the working directory. Secrets are
 //! never read here: only the paths and variable names that hold them.
 
+mod alerts;
 mod keys;
 mod sinks;
 
@@ -19,6 +20,7 @@ use super::value;
 use crate::oci::Registry;
 
 pub use super::value::{Lifetime, Rate};
+pub use alerts::{Alert, AlertWhen};
 pub use keys::{KEYS, Key};
 pub use sinks::{Sink, SinkEvents, SinkFormat, SinkFrom, SinkTarget};
 
@@ -59,6 +61,9 @@ pub struct Gateway {
     /// `[[sink]]`, in file order.
     #[serde(rename = "sink")]
     pub sinks: Vec<Sink>,
+    /// `[[alert]]`, in file order.
+    #[serde(rename = "alert")]
+    pub alerts: Vec<Alert>,
 }
 
 impl Gateway {
@@ -304,6 +309,7 @@ impl Default for Gateway {
             upstreams: Vec::new(),
             clients: Vec::new(),
             sinks: Vec::new(),
+            alerts: Vec::new(),
         }
     }
 }
@@ -580,12 +586,16 @@ pub fn parse(path: &Path, text: &str) -> Result<Gateway, FileError> {
                 .push(Problem::new(at(key), format!("{key}: none could connect")).help("give at least 1"));
         }
     }
-    let names: Vec<&str> = gateway.sinks.iter().map(|sink| &*sink.name).collect();
-    if let Some(name) = repeated(&names) {
-        problems.push(
-            Problem::new(at("sink.name"), format!("sink.name: {name:?} names two sinks"))
-                .help("give each [[sink]] its own name: its place in the record is kept under it"),
-        );
+    let sinks: Vec<&str> = gateway.sinks.iter().map(|sink| &*sink.name).collect();
+    let alerts: Vec<&str> = gateway.alerts.iter().map(|alert| &*alert.name).collect();
+    for (table, names) in [("sink", sinks), ("alert", alerts)] {
+        if let Some(name) = repeated(&names) {
+            let key = format!("{table}.name");
+            problems.push(
+                Problem::new(at(&key), format!("{key}: {name:?} stands there twice"))
+                    .help(format!("give each [[{table}]] its own name: what it remembers is kept under it")),
+            );
+        }
     }
     if !(8 << 10..=1 << 20).contains(&gateway.limits.header_bytes) {
         problems.push(

@@ -191,6 +191,18 @@ pub(super) fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D:
     deserializer.deserialize_any(Size)
 }
 
+/// `deserialize_with`: a duration above zero, as an optional key.
+pub(super) fn some_timeout<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    timeout(deserializer).map(Some)
+}
+
+/// `deserialize_with`: a registry, as an optional key.
+pub(super) fn some_registry<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Registry>, D::Error> {
+    registry(deserializer).map(Some)
+}
+
 /// `deserialize_with`: the same, as an optional key.
 pub(super) fn some_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     size(deserializer).map(Some)

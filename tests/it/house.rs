@@ -5,14 +5,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Which rooms each room may import. `clock` and `telemetry` stand alone and may be imported by all.
-const TABLE: [(&str, &[&str]); 18] = [
+const TABLE: [(&str, &[&str]); 19] = [
+    // It keeps its place in the record as sinks do.
+    ("alert", &["audit", "oci", "policy", "sink"]),
     ("audit", &["identity", "oci", "policy"]),
     ("catalog", &["oci"]),
     (
         "cli",
         &[
-            "audit", "catalog", "content", "files", "gate", "identity", "oci", "policy", "pull", "server",
-            "settings", "sink", "upstream",
+            "alert", "audit", "catalog", "content", "files", "gate", "identity", "oci", "policy", "pull",
+            "server", "settings", "sink", "upstream",
         ],
     ),
     ("clock", &[]),

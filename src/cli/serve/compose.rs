@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::control::Control;
 use super::reload::{Reloading, Status, Watched, Watches, try_out, warn_of_exceptions};
+use crate::alert::{self, Alerts};
 use crate::audit::{self, Log};
 use crate::catalog::{self, Catalog};
 use crate::cli::Failure;
@@ -127,6 +128,7 @@ pub struct Running {
     expiries: JoinHandle<()>,
     control: Control,
     sinks: Sinks,
+    alerts: Alerts,
 }
 
 impl Running {
@@ -205,6 +207,11 @@ impl Running {
         upstreams.register(&mut metrics);
         let sinks = sink_settings(settings, proxy_from_environment);
         let sinks = Sinks::start(sinks, folder, &log, &clock, &timing).await.map_err(StartError::usage)?;
+        let alerts =
+            Alerts::start(alert_settings(settings), folder, &log).await.map_err(StartError::usage)?;
+        alerts.register(&mut metrics);
+        let called = alerts.watcher();
+        let has_alerts = !settings.alerts.is_empty();
         let carried = sinks.watcher();
         carried.register(&mut metrics);
         let connections = Connections::register(&mut metrics);
@@ -246,6 +253,7 @@ impl Running {
             Admin::new(Arc::new(metrics), gate.clone(), move || {
                 let mut conditions = conditions(&status, &log, &store, &upstreams);
                 conditions.extend(carried.status().into_iter().map(sink_condition));
+                conditions.extend(has_alerts.then(|| alert_condition(called())));
                 conditions
             })
         };
@@ -286,6 +294,7 @@ impl Running {
             expiries,
             control,
             sinks,
+            alerts,
         })
     }
 
@@ -334,6 +343,7 @@ impl Running {
         let _ = self.expiries.await;
         self.catalog.close().await;
         // They read from the log: what they have not delivered is on record for the next start.
+        self.alerts.stop().await;
         self.sinks.stop().await;
         self.log.close().await;
     }
@@ -397,6 +407,37 @@ fn sink_settings(settings: &Gateway, proxied: bool) -> Vec<sink::Settings> {
         },
     };
     settings.sinks.iter().map(sink).collect()
+}
+
+fn alert_settings(settings: &Gateway) -> Vec<alert::Settings> {
+    let when = |when: &file::AlertWhen| match when.clone() {
+        file::AlertWhen::Drift => alert::When::Drift,
+        file::AlertWhen::FirstRegistry => alert::When::FirstRegistry,
+        file::AlertWhen::Recalled => alert::When::Recalled,
+        file::AlertWhen::Refusals { reason, client, registry, more_than, within } => alert::When::Refusals {
+            reason,
+            client,
+            registry: registry.map(|registry| registry.to_string()),
+            more_than: more_than.into(),
+            within,
+        },
+        file::AlertWhen::Upstream => alert::When::Upstream,
+    };
+    let alert = |one: &file::Alert| alert::Settings {
+        name: one.name.clone(),
+        when: when(&one.when),
+        quiet: one.quiet,
+    };
+    settings.alerts.iter().map(alert).collect()
+}
+
+fn alert_condition(trouble: Option<String>) -> Condition {
+    Condition {
+        name: "alerts".to_owned(),
+        ok: trouble.is_none(),
+        required: false,
+        detail: trouble.unwrap_or_else(|| "the record is watched".to_owned()),
+    }
 }
 
 fn sink_condition(status: sink::Status) -> Condition {

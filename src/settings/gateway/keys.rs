@@ -84,13 +84,21 @@ pub const KEYS: &[Key] = &[
     key("sink.secret_file", "path", None),
     key("sink.ca", "path", None),
     key("sink.batch", "number", Some("100")),
+    key("alert.name", "text", None),
+    key("alert.when", "refusals, recalled, drift, first_registry, upstream", None),
+    key("alert.reason", "code", None),
+    key("alert.client", "text", None),
+    key("alert.registry", "registry", None),
+    key("alert.more_than", "number", None),
+    key("alert.within", "duration", None),
+    key("alert.quiet", "duration", Some("\"1h\"")),
 ];
 
 /// Keys and tables whose names are taken and whose meaning this version does not carry out yet.
-const RESERVED: &[&str] = &["admin.tls", "admin.user", "alert", "canary", "connect", "prefetch", "shadow"];
+const RESERVED: &[&str] = &["admin.tls", "admin.user", "canary", "connect", "prefetch", "shadow"];
 
 /// The tables that may be written several times.
-const ARRAYS: &[&str] = &["client", "sink", "upstream"];
+const ARRAYS: &[&str] = &["alert", "client", "sink", "upstream"];
 
 /// Keys under which people would write a secret itself, were they allowed to.
 const SECRETS: &[&str] = &["password", "identity_token", "token", "secret"];

@@ -47,14 +47,15 @@ fn the_contract_of_the_shipped_file_with_every_comment_opened_is_understood() {
     );
     assert!(matches!(&upstream.auth, Some(Auth::Password { username, .. }) if username == "ci"));
     assert_eq!(gateway.clients[0].tokens.as_ref().unwrap().len(), 1);
-    assert_eq!(gateway.sinks.len(), 3);
+    assert_eq!((gateway.sinks.len(), gateway.alerts.len()), (3, 2));
 }
 
 #[test]
 fn every_key_with_its_listed_default_reads_as_the_default() {
     for key in KEYS {
-        let Some(default) =
-            key.default.filter(|_| !["sink.", "upstream."].iter().any(|table| key.path.starts_with(table)))
+        let Some(default) = key
+            .default
+            .filter(|_| !["alert.", "sink.", "upstream."].iter().any(|table| key.path.starts_with(table)))
         else {
             continue;
         };
@@ -96,6 +97,7 @@ fn every_key_is_in_the_list_and_every_listed_key_is_understood() {
     assert_eq!(fields("[[upstream]]\nauth = { nonsense = 1 }"), listed("upstream.auth"));
     assert_eq!(fields("[[client]]\nnonsense = 1"), listed("client"));
     assert_eq!(fields("[[sink]]\nnonsense = 1"), listed("sink"));
+    assert_eq!(fields("[[alert]]\nnonsense = 1"), listed("alert"));
 }
 
 #[test]
@@ -150,10 +152,8 @@ fn what_is_reserved_or_not_built_yet_is_an_error_that_says_so() {
         ("sealed = true", "sealed = true"),
         ("[[admin.user]]\nname = \"x\"", "admin.user"),
         ("[admin]\ntls = {}", "admin.tls"),
-        ("[[sink]]\nkind = \"syslog\"", "sink"),
         ("[canary]", "canary"),
         ("[connect]", "connect"),
-        ("[[alert]]", "alert"),
         ("[prefetch]", "prefetch"),
         ("[shadow]", "shadow"),
     ] {
@@ -343,4 +343,41 @@ fn no_text_makes_it_panic() {
     {
         assert!(read(text).is_err(), "{text}");
     }
+}
+
+#[test]
+fn a_sink_or_an_alert_that_cannot_work_is_an_error_that_says_why() {
+    for (text, words) in [
+        ("[[sink]]\nname = \"a\"\nkind = \"file\"", "needs `path`"),
+        ("[[sink]]\nname = \"a\"\nkind = \"file\"\npath = \"x\"\nurl = \"https://x\"", "remove the others"),
+        ("[[sink]]\nname = \"a\"\nkind = \"file\"\npath = \"x\"\nkeep = 0", "at least 1"),
+        ("[[sink]]\nname = \"../a\"\nkind = \"file\"\npath = \"x\"", "lower-case"),
+        ("[[sink]]\nname = \"a\"\nkind = \"file\"\npath = \"x\"\nformat = \"slack\"", "webhooks"),
+        (
+            "[[sink]]\nname = \"a\"\nkind = \"file\"\npath = \"x\"\nevents = [\"deny\"]",
+            "expected all, blocked",
+        ),
+        ("[[sink]]\nname = \"a\"\nkind = \"file\"\npath = \"x\"\nevents = []", "carry nothing"),
+        ("[[sink]]\nname = \"a\"\nkind = \"webhook\"\nurl = \"http://x/\"", "https:// only"),
+        ("[[sink]]\nname = \"a\"\nkind = \"webhook\"\nurl = \"https://u:p@x/\"", "credentials"),
+        ("[[sink]]\nname = \"a\"\nkind = \"syslog\"\naddress = \"siem:514\"", "tls://host:6514"),
+        ("[[sink]]\nname = \"a\"\nkind = \"syslog\"\naddress = \"udp://siem:514\"", "tls://host:6514"),
+        ("[[sink]]\nname = \"a\"\nkind = \"syslog\"\naddress = \"tcp://siem\"\nca = \"x\"", "tls:// address"),
+        ("[[alert]]\nname = \"a\"\nwhen = \"refusals\"", "needs `more_than` and `within`"),
+        ("[[alert]]\nname = \"a\"\nwhen = \"drift\"\nmore_than = 3", "belong to"),
+        (
+            "[[alert]]\nname = \"a\"\nwhen = \"refusals\"\nmore_than = 3\nwithin = \"1m\"\nreason = \"x\"",
+            "is no reason",
+        ),
+        (
+            "[[alert]]\nname = \"a\"\nwhen = \"drift\"\n[[alert]]\nname = \"a\"\nwhen = \"drift\"",
+            "stands there twice",
+        ),
+    ] {
+        let (line, _) = refused(text);
+        assert!(line.contains(words), "{line}");
+    }
+    let read = read("[[sink]]\nname = \"a\"\nkind = \"syslog\"\naddress = \"tls://[::1]\"").unwrap();
+    let target = SinkTarget::Syslog { host: "::1".to_owned(), port: 6514, tls: true, ca: None };
+    assert_eq!(read.sinks[0].target, target);
 }

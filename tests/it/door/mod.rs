@@ -1,5 +1,6 @@
 //! The gateway at its door: bytes, status, headers, what is on record, what upstreams saw.
 
+mod alerts;
 mod announced;
 mod bypass;
 mod cache;

@@ -158,6 +158,12 @@ impl Site {
         self
     }
 
+    /// One more `[[alert]]`.
+    pub(crate) fn with_alert(mut self, table: &str) -> Self {
+        self.push("alert", table.parse().unwrap());
+        self
+    }
+
     pub(crate) fn set(&mut self, key: &str, value: impl Into<toml::Value>) {
         let mut parts: Vec<&str> = key.split('.').collect();
         let last = parts.pop().unwrap();
