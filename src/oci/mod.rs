@@ -1,5 +1,6 @@
 //! The language of the OCI distribution spec: pure values, no I/O.
 
+mod archive;
 mod config;
 mod digest;
 mod error;
@@ -9,6 +10,7 @@ mod name;
 mod request;
 mod spelling;
 
+pub use archive::{ARCHIVE_HEAD, Archive};
 pub use config::{CONFIG_MAX, ConfigError, ImageConfig, is_config_type};
 pub use digest::{Algorithm, Digest, DigestError, Hasher};
 pub use error::ErrorCode;

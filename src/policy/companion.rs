@@ -37,6 +37,12 @@ impl Companion {
     }
 }
 
+/// The digest that a `sha256-<hex>[.sig|.att|.sbom]` tag belongs to; none for other tags, and for sha512, of
+/// which such a tag holds half.
+pub fn companion_subject(tag: &Tag) -> Option<Digest> {
+    Companion::of(tag)?.subject
+}
+
 /// Why a manifest is more than a leaf; nothing when it is one.
 pub(super) fn excess(manifest: &Manifest) -> Option<String> {
     let total = manifest.edges.iter().fold(manifest.size, |sum, (_, edge)| sum.saturating_add(edge.size));
@@ -67,7 +73,8 @@ fn unpackable(manifest: &Manifest) -> Option<&(Role, Descriptor)> {
     manifest.edges.iter().find(|(role, edge)| *role == Role::Layer && !is_text(&edge.media_type))
 }
 
-fn is_text(media_type: &str) -> bool {
+/// Whether a media type is that of a text: JSON, XML or `text/…`.
+pub(super) fn is_text(media_type: &str) -> bool {
     let media_type = bare(media_type);
     media_type == "application/json"
         || media_type.starts_with("text/")

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::oci::{Descriptor, Digest, Fault, ImageConfig, Manifest, Name, Tag};
+use crate::oci::{Archive, Descriptor, Digest, Fault, ImageConfig, Manifest, Name, Tag};
 
 /// A fact in its three states; a decision that meets `Unasked` answers with a [`Need`].
 #[derive(Clone, Debug, Default)]
@@ -22,6 +22,8 @@ pub enum Known<T> {
 /// Everything known about one ask. Starts empty; `pull` fills in what decisions need.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
+    /// Which archive a blob is that calls itself text.
+    pub archive: Known<Option<Archive>>,
     /// The digests that exceptions on tags of this repository are bound to, by the exception's id.
     pub bindings: Known<BTreeMap<Arc<str>, Digest>>,
     /// What is in manifests, by the digest they are asked for under.
@@ -206,6 +208,13 @@ impl Need {
 /// What is lacking; the variant names the field of [`Facts`] that it fills.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum Lack {
+    /// Whether a blob is an archive by its first bytes; all of it is fetched and verified for that.
+    Archive {
+        /// The blob.
+        digest: Digest,
+        /// Its size, from the descriptor that led to it.
+        size: u64,
+    },
     /// What the exceptions of this repository are bound to.
     Bindings,
     /// The manifests of these digests and their configs, to be judged. Adds to `contents`.

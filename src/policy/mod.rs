@@ -29,6 +29,7 @@ mod suggest;
 mod tests;
 
 pub use code::{Code, Softenable, Verdict};
+pub use companion::companion_subject;
 pub use compiled::{Policy, Source};
 pub use content::{CHILDREN_MAX, NESTED_MAX};
 pub use coverage::{Coverage, Rule, RuleKind};

@@ -109,6 +109,7 @@ impl Supposed<'_> {
     fn supply(&self, facts: &mut Facts, lack: &Lack) {
         let given = self.given;
         match lack {
+            Lack::Archive { .. } => facts.archive = is(None),
             Lack::Bindings => facts.bindings = is(BTreeMap::new()),
             Lack::Contents(digests) => {
                 facts.contents.extend(digests.iter().map(|digest| (*digest, is(self.content(*digest)))));

@@ -303,6 +303,11 @@ fn complete(policy: &Policy, pull: &Recorded, lack: &Lack, held: bool, facts: &m
             }
             held
         }
+        // What was served was looked at, and its bytes never change.
+        Lack::Archive { .. } if served => {
+            facts.archive = Known::Is(Arc::new(None));
+            true
+        }
         // What was served was had; its repository is still the one that had it.
         Lack::Possession { .. } if served => {
             facts.possession = Known::Is(Arc::new(true));
@@ -340,6 +345,7 @@ fn complete(policy: &Policy, pull: &Recorded, lack: &Lack, held: bool, facts: &m
 fn check_of(policy: &Policy, pull: &Recorded, lack: &Lack) -> Option<&'static str> {
     let recall = (!policy.recalls.is_empty()).then_some("recall");
     match lack {
+        Lack::Archive { .. } => Some("closure"),
         Lack::Bindings => Some("exception"),
         Lack::Contents(_) | Lack::Image(_) => {
             let source = policy.owner_of(&pull.name);

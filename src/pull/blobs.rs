@@ -1,9 +1,11 @@
 //! Blobs: from the store when they are there, into it when they are not, and never to a repository
 //! that did not come by them itself.
 
+use http_body_util::BodyExt as _;
+
 use super::{Puller, Sighting};
 use crate::content::{Blob, Claim, Coming, Slot, Source, SourceBody};
-use crate::oci::{Digest, Fault, Name};
+use crate::oci::{ARCHIVE_HEAD, Archive, Digest, Fault, Name};
 use crate::policy::{Permit, Roots, Target};
 use crate::upstream::Presence;
 
@@ -56,6 +58,19 @@ impl Puller {
                 Fetched { blob: self.bring(slot, name, digest).opened().await?, cache: Cache::Miss }
             }
         })
+    }
+
+    /// Which archive a blob is by its first bytes, once all of it is here and verified.
+    pub(super) async fn archive(
+        &self,
+        name: &Name,
+        digest: Digest,
+        size: u64,
+    ) -> Result<Option<Archive>, Fault> {
+        let fetched = self.fetch_blob(name, digest, size).await?;
+        // A range waits for the verdict on the whole.
+        let head = fetched.blob.body(Some(0..ARCHIVE_HEAD)).collect().await?.to_bytes();
+        Ok(Archive::of(&head))
     }
 
     /// Begins to fetch a blob from its repository's upstream into the store.

@@ -30,6 +30,8 @@ impl CatalogFacts {
     pub async fn gather(&self, need: &Need, facts: &mut Facts) -> Result<bool, Error> {
         let (catalog, name) = (&self.catalog, need.name());
         match need.lack() {
+            // Its bytes are the store's.
+            Lack::Archive { .. } => return Ok(false),
             Lack::Bindings => facts.bindings = is(catalog.bindings(name).await?),
             Lack::Contents(digests) => {
                 let mut all = true;

@@ -181,6 +181,9 @@ impl Puller {
     pub async fn gather(&self, ask: &Ask, need: &Need, facts: &mut Facts) {
         let name = need.name();
         match need.lack() {
+            Lack::Archive { digest, size } => {
+                facts.archive = known(self.archive(name, *digest, *size).await);
+            }
             Lack::Bindings => {
                 facts.bindings = known(self.0.catalog.bindings(name).await.map_err(Fault::from));
             }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::{Puller, Sighting};
 use crate::oci::{Descriptor, Digest, Fault, Name, Tag};
-use crate::policy::{Fresh, Permit, TagFact, Target};
+use crate::policy::{Fresh, Permit, TagFact, Target, companion_subject};
 
 impl Puller {
     /// Where a tag leads. With [`Fresh::Lock`] a lock answers at once, and past `tag_ttl` the
@@ -168,6 +168,10 @@ impl Puller {
         }
         if let Some(moved) = inner.catalog.saw_tag(&name, &tag, current.as_ref()).await? {
             self.sight(Sighting::Moved(moved));
+        }
+        // Not every signature names its subject: its tag does, and its parts are asked for next.
+        if let (Some(digest), Some(subject)) = (&current, companion_subject(&tag)) {
+            inner.catalog.keep_companions(&name, [digest], &subject).await?;
         }
         Ok(current)
     }

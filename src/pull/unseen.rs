@@ -67,13 +67,23 @@ impl Puller {
         }
         let left = open.len().saturating_sub(ASKED_MAX);
         open.truncate(ASKED_MAX);
-        let asking = futures_util::stream::iter(open)
+        let asking = futures_util::stream::iter(open.clone())
             .map(|wanted| self.ask_unseen(name, wanted))
             .buffer_unordered(AT_ONCE)
             .collect::<Vec<_>>();
         let outcomes = if possessed {
-            // Who asks is told nothing by waiting longer: the fetches go on without them.
-            tokio::time::timeout(PATIENCE, asking).await.unwrap_or_default()
+            // Fetches that take longer go on without whoever waits.
+            let outcomes = tokio::time::timeout(PATIENCE, asking).await;
+            if outcomes.is_err() {
+                // Those who come within the next minute do not wait again.
+                for wanted in
+                    open.into_iter().filter(|wanted| !standing(wanted).is_some_and(|it| stands(&it)))
+                {
+                    let fault = Some(Fault::Unreachable("it took too long".into()));
+                    inner.unseen.insert((name.clone(), wanted), Answer { until: again, fault });
+                }
+            }
+            outcomes.unwrap_or_default()
         } else {
             asking.await
         };

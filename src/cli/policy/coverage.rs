@@ -7,11 +7,10 @@ use jiff::Timestamp;
 use owo_colors::OwoColorize as _;
 use serde_json::json;
 
-use super::record::{self, Read};
+use super::record::{self, Given, Read};
 use super::{Exit, Failure};
 use crate::audit::{printable, printable_json};
 use crate::cli::log::Since;
-use crate::clock::Clock;
 use crate::policy::{Coverage, Policy, Rule};
 use crate::settings::{gateway, policy};
 
@@ -51,10 +50,8 @@ pub(super) struct Arguments {
 
 /// Runs the command.
 pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<Exit, Failure> {
-    let policy = policy::load(&arguments.policy).map_err(Failure::unjudged)?;
-    let settings = gateway::load(&arguments.config).map_err(Failure::unjudged)?;
-    let now = Clock::system().now();
-    crate::cli::block_on(show(arguments, &policy, &settings.storage.path, now, out))?
+    let Given { policy, folder, now } = record::given(&arguments.policy, &arguments.config)?;
+    crate::cli::block_on(show(arguments, &policy, &folder, now, out))?
 }
 
 async fn show(

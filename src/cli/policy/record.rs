@@ -1,14 +1,17 @@
 //! Recorded pulls, read from the log for a policy to judge them again.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::Failure;
 use crate::audit::{Entry, Error, Filter, Order, Reader};
+use crate::clock::Clock;
 use crate::oci::{Digest, Name};
-use crate::policy::{Asked, Code, Count, Recorded, Verdict};
+use crate::policy::{Asked, Code, Count, Policy, Recorded, Verdict};
+use crate::settings::{gateway, policy};
 
 /// What was read.
 #[derive(Debug, Default)]
@@ -17,6 +20,20 @@ pub(super) struct Read {
     pub(super) begins: Option<Timestamp>,
     /// Entries that say too little to be judged again, by why.
     pub(super) unread: BTreeMap<&'static str, Count>,
+}
+
+/// The policy and the data folder that a command on the record is about, and the time it runs at.
+pub(super) struct Given {
+    pub(super) policy: Policy,
+    pub(super) folder: PathBuf,
+    pub(super) now: Timestamp,
+}
+
+/// Reads a policy file and where the record is.
+pub(super) fn given(policy: &Path, config: &Path) -> Result<Given, Failure> {
+    let policy = policy::load(policy).map_err(Failure::unjudged)?;
+    let settings = gateway::load(config).map_err(Failure::unjudged)?;
+    Ok(Given { policy, folder: settings.storage.path, now: Clock::system().now() })
 }
 
 /// Hands every recorded pull since a moment to `take`, page by page.
@@ -111,7 +128,6 @@ pub(super) mod tests {
 
     use super::*;
     use crate::audit::{Draft, Http, Image, Judged, Judgement, Log, OnFull, PolicyStamp, Sentence, Settings};
-    use crate::clock::Clock;
     use crate::identity::{Attribution, Caller, Class};
     use crate::oci::{Ask, What};
     use crate::policy::{Reason, Trace};

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use owo_colors::OwoColorize as _;
 use serde_json::{Value, json};
 
-use super::record::{self, Read};
+use super::record::{self, Given, Read};
 use super::{Exit, Failure};
 use crate::audit::{printable, printable_json};
 use crate::catalog::{self, Catalog};
@@ -16,7 +16,7 @@ use crate::cli::log::Since;
 use crate::clock::Clock;
 use crate::policy::{Changed, Count, Facts, Need, Policy, Replay, Replayed};
 use crate::pull::CatalogFacts;
-use crate::settings::{gateway, policy};
+use crate::settings::gateway;
 
 /// So many references of one kind are shown to a person.
 const SHOWN: usize = 30;
@@ -56,10 +56,8 @@ pub(super) struct Arguments {
 
 /// Runs the command.
 pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<Exit, Failure> {
-    let policy = policy::load(&arguments.policy).map_err(Failure::unjudged)?;
-    let settings = gateway::load(&arguments.config).map_err(Failure::unjudged)?;
-    let now = Clock::system().now();
-    crate::cli::block_on(show(arguments, &policy, &settings.storage.path, now, out))?
+    let Given { policy, folder, now } = record::given(&arguments.policy, &arguments.config)?;
+    crate::cli::block_on(show(arguments, &policy, &folder, now, out))?
 }
 
 async fn show(

@@ -238,15 +238,21 @@ fn read_again(
     client_ca: &mut Option<(PathBuf, ClientCa)>,
     tls: &Tls,
 ) -> Result<(), CertificateError> {
-    certificates.reload()?;
-    if let Some((file, in_force)) = client_ca {
-        let read = ClientCa::load(file)?;
-        // Only who verifies clients has to do with who is on the other end of open connections.
-        if read != *in_force {
-            tls.replace(server_config(certificates.clone(), Some(&read))?);
-            *in_force = read;
-            tracing::info!("a new client CA is in force; connections of before finish and are closed");
+    // Both or neither: what cannot be used of the one must not leave the other in force by half.
+    let read = match client_ca {
+        Some((file, in_force)) => {
+            let read = ClientCa::load(file)?;
+            // Only who verifies clients has to do with who is on the other end of open connections.
+            let config = server_config(certificates.clone(), Some(&read))?;
+            (read != *in_force).then_some((in_force, read, config))
         }
+        None => None,
+    };
+    certificates.reload()?;
+    if let Some((in_force, read, config)) = read {
+        tls.replace(config);
+        *in_force = read;
+        tracing::info!("a new client CA is in force; connections of before finish and are closed");
     }
     tracing::info!("the certificates were read again");
     Ok(())

@@ -1,7 +1,7 @@
 //! Pulls by digest: roots, closure, possession, referrers.
 
 use super::{Grant, Judge, Stop, short};
-use crate::oci::{Descriptor, Digest, Fault, Kind, Manifest, Platform};
+use crate::oci::{Archive, Descriptor, Digest, Fault, Kind, Manifest, Platform};
 use crate::policy::companion::{self, LEVELS_MAX};
 use crate::policy::content::Finding;
 use crate::policy::{Code, Digests, Image, Known, Lack, Mode, Reason, Root, Roots, Target};
@@ -357,7 +357,38 @@ impl<'a> Judge<'a> {
             ));
         }
         self.end_of_phase()?;
+        if leaf {
+            self.text_rules(roots, digest, size)?;
+        }
         Ok(Grant::of(Target::Blob { digest, size }))
+    }
+
+    /// A part of a companion that any manifest calls text is none that a runtime would unpack: docker and
+    /// podman unpack layers by their bytes.
+    fn text_rules(&mut self, roots: &Roots, digest: Digest, size: u64) -> Result<(), Stop> {
+        let mut parts = roots.roots.iter().flat_map(|root| &root.parts);
+        let text = parts.find(|(levels, part)| *levels > 0 && companion::is_text(&part.media_type));
+        let Some((_, part)) = text else { return Ok(()) };
+        let archive = match &self.facts.archive {
+            Known::Failed(fault) => return Err(Stop::Fail(fault.clone())),
+            Known::Is(archive) => **archive,
+            Known::Unasked => return Err(Stop::Need(Lack::Archive { digest, size })),
+        };
+        let observed = archive.map_or("no archive", Archive::as_str);
+        self.check_unwritten("companion", archive.is_none(), observed, part.media_type.as_str());
+        if let Some(archive) = archive {
+            self.fail(Reason::new(
+                Code::ClosureOutside,
+                format!(
+                    "blob {} calls itself {} and is a {} archive: no signature or attestation",
+                    short(&digest),
+                    part.media_type,
+                    archive.as_str()
+                ),
+                Some("pull an allowed image; its parts follow".to_owned()),
+            ));
+        }
+        self.end_of_phase()
     }
 
     /// The descriptor by which a blob is served: that of the root which permits it. Among several the
@@ -432,13 +463,14 @@ impl<'a> Judge<'a> {
     /// What is found in a root on the way to a blob: its own content, and that the manifest which
     /// names the blob is one that is handed out. None where it does not lead there that way.
     fn leads(&self, root: &'a Root, roots: &'a Roots, blob: Digest) -> Result<Option<Vec<Finding>>, Stop> {
-        let recalls = !self.policy.recalls.is_empty();
-        if !self.looks_inside() {
-            if !recalls {
-                return Ok(Some(Vec::new()));
-            }
-            // Whatever lies between is recalled with what is above it.
-            return Ok(Some(self.recalled_digest(root.digest)?.into_iter().collect()));
+        let recalls = &self.policy.recalls;
+        // What lies between may be recalled though what is above it is not.
+        let recalled = recalls.names_manifests() || !recalls.tags(self.name).is_empty();
+        if !self.looks_inside() && !recalled {
+            return Ok(Some(Vec::new()));
+        }
+        if let Some(recalled) = self.recalled_digest(root.digest)? {
+            return Ok(Some(vec![recalled]));
         }
         let near = self.between(root, roots, blob)?;
         let mut wanted: Vec<Digest> = near.iter().map(|root| root.digest).collect();
@@ -463,9 +495,7 @@ impl<'a> Judge<'a> {
         for parent in near.iter().filter(|parent| parent.digest != root.digest) {
             let Some(found) = content(&parent.digest) else { continue };
             let manifest = &found.manifest;
-            let names = manifest.kind == Kind::Image && manifest.blobs().any(|edge| edge.digest == blob);
-            let inside = root.levels > 0 || self.reaches(root.digest, parent.digest, &content);
-            if !names || !inside {
+            if manifest.kind != Kind::Image || !manifest.blobs().any(|edge| edge.digest == blob) {
                 continue;
             }
             let leaf = root.levels > 0
@@ -511,21 +541,6 @@ impl<'a> Judge<'a> {
             }
         }
         Ok(below.filter(|found| all.contains(&found.digest)).collect())
-    }
-
-    /// Whether an index lists a manifest, itself or by an index it lists.
-    fn reaches<'c>(
-        &self,
-        index: Digest,
-        manifest: Digest,
-        content: &impl Fn(&Digest) -> Option<&'c crate::policy::Content>,
-    ) -> bool {
-        let Some(index) = content(&index) else { return false };
-        index.manifest.children().any(|child| {
-            child.digest == manifest
-                || content(&child.digest)
-                    .is_some_and(|inner| inner.manifest.children().any(|child| child.digest == manifest))
-        })
     }
 
     /// Whether an index lists a manifest as one for no platform.

@@ -1,6 +1,7 @@
 //! Pulls of blobs: closure and possession.
 
 use super::*;
+use crate::oci::Archive;
 
 fn ask() -> What {
     What::Blob(digest("blob"))
@@ -77,10 +78,17 @@ fn a_companion_has_small_blobs_and_no_layers() {
         roots: roots(Some(descriptor("blob", media, size)), vec![root("img", &["1.0"], 1)]),
         listed: is(()),
         possession: is(true),
+        archive: is(None),
         ..Facts::default()
     };
     let json = "application/vnd.in-toto+json";
     assert_eq!(blob(&decide(&known(), ask(), &facts(json, 32 << 20))), (digest("blob"), 32 << 20));
+    let unknown = Facts { archive: Known::Unasked, ..facts(json, 5) };
+    let wanted = Lack::Archive { digest: digest("blob"), size: 5 };
+    assert_eq!(need(&decide(&known(), ask(), &unknown)), &wanted);
+    let archive = Facts { archive: is(Some(Archive::Zstd)), ..facts(json, 5) };
+    let decision = decide(&known(), ask(), &archive);
+    assert_eq!(refused(&decision), [Code::ClosureOutside], "an archive that calls itself text");
     for facts in [facts(json, (32 << 20) + 1), facts(LAYER, 5), facts(&LAYER.to_uppercase(), 5)] {
         assert_eq!(refused(&decide(&known(), ask(), &facts)), [Code::ClosureOutside]);
     }

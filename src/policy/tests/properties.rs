@@ -5,6 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::oci::Archive;
 
 const SEEDS: [&str; 4] = ["d", "e", "f", "img"];
 const TAGS: [&str; 5] = ["1.0", "latest", "x", "2.0-rc1", "odd"];
@@ -97,19 +98,23 @@ fn any_facts() -> impl Strategy<Value = Facts> {
         known(recalled),
         prop::collection::btree_map(any_digest(), known(seen), 0..4),
         known(any_unseen()),
+        known(prop::sample::select(&[None, Some(Archive::Gzip)][..])),
     );
     (known(image), known(Just(())), known(any::<bool>()), known(roots), known(fact), rest).prop_map(
-        |(image, listed, possession, roots, tag, (bindings, contents, recalled, seen, unseen))| Facts {
-            bindings,
-            contents,
-            image,
-            listed,
-            possession,
-            recalled,
-            roots,
-            seen,
-            tag,
-            unseen,
+        |(image, listed, possession, roots, tag, (bindings, contents, recalled, seen, unseen, archive))| {
+            Facts {
+                archive,
+                bindings,
+                contents,
+                image,
+                listed,
+                possession,
+                recalled,
+                roots,
+                seen,
+                tag,
+                unseen,
+            }
         },
     )
 }
@@ -388,6 +393,7 @@ proptest! {
             prop_assert!(turns <= 14, "still needs {:?}", need.lack());
             match need.lack() {
                 Lack::Image(digest) => facts.image = image_under(*digest, &world),
+                Lack::Archive { .. } => facts.archive = answered(&world.archive, || None),
                 Lack::Bindings => facts.bindings = answered(&world.bindings, BTreeMap::new),
                 Lack::Contents(digests) => {
                     for digest in digests {

@@ -265,8 +265,18 @@ fn the_blobs_of_a_recalled_image_are_refused_and_shared_ones_are_not() {
         possession: is(true),
         ..Facts::default()
     };
-    assert_eq!(refused(&decide(&policy, What::Blob(digest("blob")), &facts(&["img"]))), ONE);
-    permit(&decide(&policy, What::Blob(digest("blob")), &facts(&["img", "other"])));
+    let ask = || What::Blob(digest("blob"));
+    assert_eq!(refused(&decide(&policy, ask(), &facts(&["img"]))), ONE);
+    let inside = |other: Manifest| {
+        let img = manifest(digest("img"), vec![edge(Role::Layer, "blob", LAYER, 5)]);
+        let contents = [content(img, Known::Unasked), content(other, Known::Unasked)];
+        Facts { contents: contents.into(), ..facts(&["img", "other"]) }
+    };
+    let shared = manifest(digest("other"), vec![edge(Role::Layer, "blob", LAYER, 5)]);
+    permit(&decide(&policy, ask(), &inside(shared)));
+    // One that leads there by way of the recalled image alone does not share it.
+    let index = manifest(digest("other"), vec![child("img", Some(("linux", "amd64")))]);
+    assert_eq!(refused(&decide(&policy, ask(), &inside(index))), ONE);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::connections::{closed, closed_for, working};
 use super::{POLICY, Pair, image};
 use crate::support::dial::{Dialer, Reply};
 use crate::support::fault::{Fault, Gate};
-use crate::support::gateway::{Form, Gateway, Site, replace, until};
+use crate::support::gateway::{Form, Gateway, Site, dial, replace, until};
 use crate::support::tls::Ca;
 
 const APP: &str = "acme/app";
@@ -223,4 +223,43 @@ async fn a_connection_outlives_its_certificate_no_more_than_a_session_does() {
     assert!(dialer.get("/v2/").await.is_err());
     closed_for(&pair.gateway, "certificate_expired", before + 1).await;
     assert_eq!(Dialer::new(&pair.gateway).get("/v2/").await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn a_client_ca_that_cannot_be_read_leaves_the_former_certificate_in_force_as_well() {
+    let (ca, clients) = (Ca::new(), Ca::new());
+    let site = trusting(Site::new(POLICY), &clients);
+    std::fs::create_dir(site.path("certs")).unwrap();
+    std::fs::write(site.path("certs/ca.crt"), ca.pem()).unwrap();
+    let write = |site: &Site| {
+        let (certificate, key) = ca.issue(&["localhost"]);
+        replace(&site.path("certs/server.key"), &key);
+        replace(&site.path("certs/server.crt"), &certificate);
+    };
+    write(&site);
+    let gateway = site.start().await;
+    let shown = async || {
+        let stream = dial(gateway.running.address(), ca.pem()).await.unwrap();
+        stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+    };
+    let before = shown().await;
+    replace(&gateway.site.path("clients-ca.crt"), "no certificate");
+    let refused = async || {
+        let (_, ready) = gateway.admin("/readyz").await;
+        let ready: Value = serde_json::from_str(&ready).unwrap();
+        ready.to_string().contains("clients-ca.crt")
+    };
+    until("the client CA is refused", refused).await;
+    let metric = "pullgate_reloads_total{what=\"certificates\",result=\"refused\"} ";
+    let refusals = async || {
+        let (_, metrics) = gateway.admin("/metrics").await;
+        let line = metrics.lines().find_map(|line| line.strip_prefix(metric)).unwrap().to_owned();
+        line.parse::<u32>().unwrap()
+    };
+    let count = refusals().await;
+    write(&gateway.site);
+    until("the new pair is looked at", async || refusals().await > count).await;
+    assert_eq!(shown().await, before);
+    replace(&gateway.site.path("clients-ca.crt"), clients.pem());
+    until("both are in force", async || shown().await != before).await;
 }

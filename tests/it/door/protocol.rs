@@ -486,6 +486,43 @@ async fn a_whole_image_posing_as_a_companion_is_refused() {
 }
 
 #[tokio::test]
+async fn an_archive_that_calls_itself_text_is_no_part_of_a_companion() {
+    let pair = Pair::start().await;
+    let honest = image(18, 100);
+    honest.push(&pair.hub, "acme/literal", "1.0.0");
+    let gzip = [&[0x1f, 0x8b, 8, 0][..], &random_bytes(19, 100_000)].concat();
+    let layers = [(gzip.clone(), ".sig"), (b"{\"signed\":true}".to_vec(), ".att")];
+    for (bytes, suffix) in layers {
+        let mut companion = Image::new("linux/amd64").layer(bytes.clone()).build();
+        let text = String::from_utf8(companion.manifest.to_vec()).unwrap();
+        let layer = text.replace("application/vnd.oci.image.layer.v1.tar", "application/vnd.in-toto+json");
+        assert_ne!(layer, text);
+        companion.manifest = layer.into();
+        let tag = format!("sha256-{}{suffix}", honest.digest().hex());
+        companion.push(&pair.hub, "acme/literal", tag.as_str());
+        let path = |rest: String| Form::Prefix.path("docker.io", "acme/literal", &rest);
+        pair.gateway.get(&path(format!("manifests/{tag}"))).await.expect_bytes(&companion.manifest);
+        let blob = path(format!("blobs/{}", Digest::sha256(&bytes)));
+        for _ in 0..2 {
+            let answer = pair.gateway.get(&blob).await;
+            match suffix {
+                ".sig" => {
+                    let text = answer.expect_denied("closure.outside")["message"].take();
+                    assert!(text.as_str().unwrap().contains("is a gzip archive"), "{text}");
+                }
+                _ => answer.expect_bytes(&bytes.clone().into()),
+            }
+        }
+        pair.gateway
+            .get(&path(format!("blobs/{}", companion.config())))
+            .await
+            .expect_bytes(&companion.blobs[0]);
+    }
+    let fetched = format!("/v2/acme/literal/blobs/{}", Digest::sha256(&gzip));
+    assert_eq!(pair.hub.hits("GET", &fetched), 1);
+}
+
+#[tokio::test]
 async fn whatever_writes_is_405_unsupported() {
     let pair = Pair::start().await;
     let digest = Digest::sha256(b"any");
