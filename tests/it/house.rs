@@ -5,18 +5,18 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Which rooms each room may import. `clock` and `telemetry` stand alone and may be imported by all.
-const TABLE: [(&str, &[&str]); 17] = [
+const TABLE: [(&str, &[&str]); 18] = [
     ("audit", &["identity", "oci", "policy"]),
     ("catalog", &["oci"]),
     (
         "cli",
         &[
-            "audit", "catalog", "content", "files", "gate", "identity", "oci", "policy", "pull", "server",
-            "settings", "upstream",
+            "audit", "catalog", "content", "files", "gate", "identity", "oci", "policy", "pull", "review",
+            "server", "settings", "upstream",
         ],
     ),
     ("clock", &[]),
-    ("console", &["audit", "catalog", "policy"]),
+    ("console", &["audit", "catalog", "policy", "review"]),
     ("content", &["oci"]),
     ("files", &[]),
     ("gate", &["audit", "catalog", "identity", "oci", "policy", "pull"]),
@@ -26,9 +26,11 @@ const TABLE: [(&str, &[&str]); 17] = [
     ("oci", &[]),
     ("policy", &["identity", "oci"]),
     ("pull", &["catalog", "content", "oci", "policy", "upstream"]),
+    // What the pages show, and nothing of where it comes from but the record.
+    ("review", &["audit", "oci", "policy"]),
     // The door turns settled replies over to the record, streams what content holds, and answers with
     // the console's page of a refusal.
-    ("server", &["audit", "console", "content", "gate", "identity", "oci", "policy", "pull"]),
+    ("server", &["audit", "console", "content", "gate", "identity", "oci", "policy", "pull", "review"]),
     // Only what it turns files into; no other room but `cli` imports it.
     ("settings", &["audit", "identity", "oci", "policy", "upstream"]),
     ("upstream", &["oci"]),
