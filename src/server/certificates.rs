@@ -175,6 +175,17 @@ impl Certificates {
         Ok(Arc::new(this))
     }
 
+    /// Loads a certificate that is none of ours to make or renew.
+    ///
+    /// # Errors
+    /// A file is missing, unreadable or malformed, or the two do not belong together.
+    pub fn load(certificate: PathBuf, key: PathBuf, clock: &Clock) -> Result<Arc<Self>, CertificateError> {
+        // Without a place for a CA there is none of ours.
+        let settings = CertificateSettings { certificate, key, ca: PathBuf::new(), hosts: Vec::new() };
+        let current = load(&settings, clock.now())?;
+        Ok(Arc::new(Self { settings, clock: clock.clone(), current: ArcSwap::from_pointee(current) }))
+    }
+
     /// What is being served with.
     pub fn served(&self) -> Served {
         self.current.load().served.clone()

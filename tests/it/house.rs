@@ -11,12 +11,12 @@ const TABLE: [(&str, &[&str]); 18] = [
     (
         "cli",
         &[
-            "audit", "catalog", "content", "files", "gate", "identity", "oci", "policy", "pull", "review",
+            "audit", "catalog", "console", "content", "files", "gate", "identity", "oci", "policy", "pull", "review",
             "server", "settings", "upstream",
         ],
     ),
     ("clock", &[]),
-    ("console", &["audit", "catalog", "policy", "review"]),
+    ("console", &["audit", "catalog", "gate", "oci", "policy", "review"]),
     ("content", &["oci"]),
     ("files", &[]),
     ("gate", &["audit", "catalog", "identity", "oci", "policy", "pull"]),

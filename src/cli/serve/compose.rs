@@ -12,15 +12,17 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::control::Control;
-use super::reload::{Reloading, Status, Watched, Watches, try_out, warn_of_exceptions};
+use super::reload::{Reloading, Served, Status, Watched, Watches, try_out, warn_of_exceptions};
 use crate::audit::{self, Log};
 use crate::catalog::{self, Catalog};
 use crate::cli::Failure;
 use crate::clock::Clock;
+use crate::console::{self, Console};
 use crate::content::{self, Store};
 use crate::gate::{self, Gate, Rules};
 use crate::identity::{ClientSettings, Identity, IdentitySettings};
 use crate::pull::{self, Puller};
+use crate::review;
 use crate::server::certificates::{CertificateSettings, Certificates, ClientCa, server_config};
 use crate::server::{self, Admin, Condition, Connections, Door, Manner, Manners, Terms, Tls};
 use crate::settings::diagnostic::FileError;
@@ -114,6 +116,7 @@ pub struct Running {
     puller: Puller,
     drain: Duration,
     admin: Admin,
+    console: Console,
     reloading: Reloading,
     stop: CancellationToken,
     end: CancellationToken,
@@ -152,13 +155,21 @@ impl Running {
             policy: watch_policy,
             shadow: watch_shadow,
             certificates: watch::watch(files.collect(), poll),
+            admin: settings.admin.tls.as_ref().map(|tls| {
+                let files = [&tls.certificate, &tls.key].into_iter().chain(&tls.client_ca);
+                watch::watch(files.cloned().collect(), poll)
+            }),
         };
-        let client_ca = match &settings.listen.client_ca {
+        let listener = served(certificates, settings.listen.client_ca.as_ref())?;
+        let admin_listener = match &settings.admin.tls {
             None => None,
-            Some(file) => Some((file.clone(), ClientCa::load(file).map_err(StartError::usage)?)),
+            Some(tls) => {
+                let certificates = Certificates::load(tls.certificate.clone(), tls.key.clone(), &clock);
+                Some(served(certificates.map_err(StartError::usage)?, tls.client_ca.as_ref())?)
+            }
         };
-        let tls = server_config(certificates.clone(), client_ca.as_ref().map(|(_, ca)| ca));
-        let tls = Arc::new(Tls::new(tls.map_err(StartError::usage)?));
+        let tls = listener.tls.clone();
+        let admin_tls = admin_listener.as_ref().map(|listener| listener.tls.clone());
 
         let folder = &settings.storage.path;
         let storage = content::Settings { path: folder.join("content"), max_size: settings.storage.max_size };
@@ -218,9 +229,8 @@ impl Running {
             shadow,
             policy_file: settings.policy.file.clone(),
             clients,
-            certificates,
-            client_ca,
-            tls: tls.clone(),
+            listener,
+            admin: admin_listener,
             clock: clock.clone(),
         };
         let reloading = Reloading::start(
@@ -231,9 +241,31 @@ impl Running {
             watches,
             stop.clone(),
         );
+        let console = {
+            let (status, log, store) = (status.clone(), log.clone(), store.clone());
+            let (watched, asked) = (upstreams.clone(), upstreams.clone());
+            Console::new(console::Sources {
+                gate: gate.clone(),
+                log: log.clone(),
+                reader: audit::Reader::open(folder).await.map_err(StartError::internal)?,
+                review: Err(review::Error::Closed),
+                judge: None,
+                conditions: Arc::new(move || {
+                    let conditions = conditions(&status, &log, &store, &watched).into_iter();
+                    let shown = |Condition { name, ok, detail, .. }| console::Condition { name, ok, detail };
+                    conditions.map(shown).collect()
+                }),
+                upstreams: Arc::new(move || asked.health().into_iter().map(console_upstream).collect()),
+                clock: clock.clone(),
+            })
+        };
+        let gate_log = log.clone();
         let admin = {
             let (log, store, upstreams) = (log.clone(), store.clone(), upstreams.clone());
-            Admin::new(Arc::new(metrics), gate.clone(), move || conditions(&status, &log, &store, &upstreams))
+            let probe = move || conditions(&status, &log, &store, &upstreams);
+            let access = access_settings(settings, admin_address);
+            let desk = (console.clone(), access, gate_log, clock.clone());
+            Admin::new(Arc::new(metrics), gate.clone(), probe, desk).map_err(StartError::internal)?
         };
         let terms = Terms {
             limits: limits(settings),
@@ -249,7 +281,7 @@ impl Running {
         let end = CancellationToken::new();
         let pulls = tokio::spawn(server::serve_pulls(socket, tls, door, terms, stop.clone()));
         // Load balancers must be able to ask while the pulls are drained.
-        let health = tokio::spawn(server::serve_admin(admin_socket, admin.clone(), admin_terms, end.clone()));
+        let health = tokio::spawn(server::serve_admin(admin_socket, admin_tls, admin.clone(), admin_terms, end.clone()));
         let keeper =
             tokio::spawn(gate::record_sightings(sightings, catalog.clone(), log.clone(), end.clone()));
         Ok(Self {
@@ -262,6 +294,7 @@ impl Running {
             puller,
             drain,
             admin,
+            console,
             reloading,
             stop,
             end,
@@ -313,9 +346,57 @@ impl Running {
         // What was noticed until now is still put on record.
         self.end.cancel();
         let _ = self.health.await;
+        self.console.close().await;
         let _ = self.keeper.await;
         self.catalog.close().await;
         self.log.close().await;
+    }
+}
+
+/// What a listener serves with: this certificate, and the CA of its clients.
+fn served(certificates: Arc<Certificates>, client_ca: Option<&PathBuf>) -> Result<Served, StartError> {
+    let client_ca = match client_ca {
+        None => None,
+        Some(file) => Some((file.clone(), ClientCa::load(file).map_err(StartError::usage)?)),
+    };
+    let config = server_config(certificates.clone(), client_ca.as_ref().map(|(_, ca)| ca));
+    let tls = Arc::new(Tls::new(config.map_err(StartError::usage)?));
+    Ok(Served { certificates, client_ca, tls })
+}
+
+fn access_settings(settings: &Gateway, address: SocketAddr) -> server::AccessSettings {
+    let user = |user: &file::AdminUser| server::UserSettings {
+        name: user.name.as_str().into(),
+        role: match user.role {
+            file::Role::Reviewer => console::Role::Reviewer,
+            file::Role::Viewer => console::Role::Viewer,
+        },
+        tokens: user.tokens.clone(),
+        certificates: user.certificates.clone(),
+    };
+    server::AccessSettings {
+        address,
+        hosts: settings.admin.hosts.clone(),
+        tls: settings.admin.tls.is_some(),
+        users: settings.admin.users.iter().map(user).collect(),
+    }
+}
+
+fn console_upstream(health: upstream::Health) -> console::Upstream {
+    let failure = health.failure().map(ToString::to_string);
+    console::Upstream {
+        registry: health.registry.to_string(),
+        endpoint: health.endpoint,
+        declared: health.declared,
+        failure,
+        last_success: health.last_success,
+        last_failure: health.last_failure.map(|(at, _)| at),
+        resting_until: health.resting_until,
+        throttled_until: health.throttled_until,
+        remaining: health.rate_limit.and_then(|limit| limit.remaining),
+        limit: health.rate_limit.and_then(|limit| limit.limit),
+        requests: health.requests,
+        denied: health.denied,
     }
 }
 
