@@ -167,6 +167,7 @@ async fn show(
         reason: args.reason,
         since: args.since.as_ref().map(|since| since.moment(now)),
         verdict: args.verdict.as_deref().and_then(verdict),
+        ..Filter::default()
     };
     let mut entries = audit::query(folder, filter).await?;
     let mut shown = 0;
