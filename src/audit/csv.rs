@@ -14,7 +14,9 @@ pub fn csv<T: AsRef<str>>(values: impl IntoIterator<Item = T>) -> String {
             line.push(',');
         }
         let value = printable(value.as_ref());
-        let formula = value.trim_start().starts_with(['=', '+', '-', '@', '\u{ff1d}', '\u{ff0b}', '\u{ff0d}', '\u{ff20}']);
+        let formula = value
+            .trim_start()
+            .starts_with(['=', '+', '-', '@', '\u{ff1d}', '\u{ff0b}', '\u{ff0d}', '\u{ff20}']);
         let quoted = formula || value.contains(['"', ',', ';', '\'']) || value.trim() != value;
         if quoted {
             line.push('"');
@@ -37,13 +39,19 @@ mod tests {
 
     #[test]
     fn what_looks_like_a_formula_is_text() {
-        assert_eq!(csv(["a", "=1+1", "-2", "+3", "@x", " =x", "\t=y"]), "a,\"'=1+1\",\"'-2\",\"'+3\",\"'@x\",\"' =x\",\\x09=y\r\n");
+        assert_eq!(
+            csv(["a", "=1+1", "-2", "+3", "@x", " =x", "\t=y"]),
+            "a,\"'=1+1\",\"'-2\",\"'+3\",\"'@x\",\"' =x\",\\x09=y\r\n"
+        );
         assert_eq!(csv(["\u{ff1d}cmd"]), "\"'\u{ff1d}cmd\"\r\n");
     }
 
     #[test]
     fn a_value_stays_one_field_of_one_line() {
-        assert_eq!(csv(["a,b", "say \"x\"", "two\r\nlines", ""]), "\"a,b\",\"say \"\"x\"\"\",two\\x0d\\x0alines,\r\n");
+        assert_eq!(
+            csv(["a,b", "say \"x\"", "two\r\nlines", ""]),
+            "\"a,b\",\"say \"\"x\"\"\",two\\x0d\\x0alines,\r\n"
+        );
         assert_eq!(csv(["\u{202e}x"]), "\\u{202e}x\r\n");
     }
 }

@@ -79,7 +79,9 @@ impl Answer {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Trouble {
     /// Only a reviewer may.
-    #[error("Your role is viewer: only a reviewer may do this. Ask whoever keeps [[admin.user]] in pullgate.toml.")]
+    #[error(
+        "Your role is viewer: only a reviewer may do this. Ask whoever keeps [[admin.user]] in pullgate.toml."
+    )]
     Forbidden,
     /// What was asked for cannot be understood.
     #[error("{0}")]
@@ -105,8 +107,13 @@ impl Trouble {
 
 impl From<crate::audit::Error> for Trouble {
     fn from(error: crate::audit::Error) -> Self {
+        if let crate::audit::Error::Broad { .. } = error {
+            return Self::Invalid(format!("This filter leaves too much to look at: {error}."));
+        }
         tracing::warn!(%error, "the record could not be read or written for the console");
-        Self::Unavailable(format!("The record cannot be used at this moment: {error}. Pulls are judged as before."))
+        Self::Unavailable(format!(
+            "The record cannot be used at this moment: {error}. Pulls are judged as before."
+        ))
     }
 }
 

@@ -63,7 +63,9 @@ impl Console {
             Format::Csv => {
                 return checks(&entry).answer(Format::Csv, &query, "", Map::new());
             }
-            Format::Patch => return Err(Trouble::Invalid("An event has the formats html, json and csv.".to_owned())),
+            Format::Patch => {
+                return Err(Trouble::Invalid("An event has the formats html, json and csv.".to_owned()));
+            }
             Format::Html => {}
         }
         let subject = subject_of(&entry);
@@ -131,7 +133,13 @@ pub(super) fn headline(entry: &Entry) -> &'static str {
     }
 }
 
-fn markup(entry: &Entry, path: &str, group: Option<&Group>, met: Vec<Met>, history: Vec<HistoryRow>) -> Markup {
+fn markup(
+    entry: &Entry,
+    path: &str,
+    group: Option<&Group>,
+    met: Vec<Met>,
+    history: Vec<HistoryRow>,
+) -> Markup {
     let text = |path: &[&str]| entry.text(path);
     let reasons = entry.event.get("reasons").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let remedies: Vec<&str> = reasons
@@ -145,7 +153,8 @@ fn markup(entry: &Entry, path: &str, group: Option<&Group>, met: Vec<Met>, histo
             all
         });
     let checks = checks(entry);
-    let objects = checks.rows.iter().any(|row| matches!(row.get(1), Some(Cell::Word(word)) if word == "fail"));
+    let objects =
+        checks.rows.iter().any(|row| matches!(row.get(1), Some(Cell::Word(word)) if word == "fail"));
     html! {
         h1 { (headline(entry)) }
         @if let Some(reference) = text(&["image", "reference"]) { p { code { (shown(reference)) } } }

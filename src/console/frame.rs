@@ -179,10 +179,18 @@ mod tests {
 
     #[test]
     fn nothing_of_the_console_needs_a_script_or_a_style_of_its_own() {
-        assert!(!CONSOLE_SECURITY.contains("script-src") && CONSOLE_SECURITY.starts_with("default-src 'none'"));
+        assert!(
+            !CONSOLE_SECURITY.contains("script-src") && CONSOLE_SECURITY.starts_with("default-src 'none'")
+        );
         let visitor = Visitor { name: "a<b".into(), role: Role::Viewer, form: "x".to_owned(), leaves: true };
         let page = page(&visitor, "/inbox", "Inbox", &html! {}).body;
-        for wanted in ["<html lang=\"en\">", "Skip to content", "a&lt;b (viewer)", "aria-current=\"page\"", "<title>Inbox · pullgate"] {
+        for wanted in [
+            "<html lang=\"en\">",
+            "Skip to content",
+            "a&lt;b (viewer)",
+            "aria-current=\"page\"",
+            "<title>Inbox · pullgate",
+        ] {
             assert!(page.contains(wanted), "no {wanted} in {page}");
         }
         assert!(!page.contains("style=") && !page.contains("<script") && !page.contains(" on"), "{page}");

@@ -187,7 +187,8 @@ impl Listing {
     /// The rows as objects.
     pub(super) fn values(&self) -> Value {
         let object = |row: &Vec<Cell>| {
-            let pairs = self.columns.iter().zip(row).map(|((key, _), cell)| ((*key).to_owned(), cell.value()));
+            let pairs =
+                self.columns.iter().zip(row).map(|((key, _), cell)| ((*key).to_owned(), cell.value()));
             Value::Object(pairs.collect::<Map<String, Value>>())
         };
         Value::Array(self.rows.iter().map(object).collect())
@@ -212,7 +213,8 @@ impl Listing {
             Format::Json => {
                 let mut object = more;
                 object.insert("items".to_owned(), self.values());
-                let next = self.next.as_ref().map(|next| query.with("after", next).in_format("json").link(path));
+                let next =
+                    self.next.as_ref().map(|next| query.with("after", next).in_format("json").link(path));
                 object.insert("next".to_owned(), json!(next));
                 Ok(answer_json(&Value::Object(object)))
             }

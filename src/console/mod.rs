@@ -6,12 +6,22 @@
 //! no script on any page.
 
 mod answer;
+mod chart;
 mod decision;
+mod events;
+mod filters;
 mod frame;
+mod group;
+mod inbox;
 mod listing;
+mod outcomes;
+mod overview;
 mod page;
+mod places;
 mod query;
 mod redacted;
+mod rulings;
+mod search;
 
 use std::sync::Arc;
 
@@ -21,6 +31,7 @@ use maud::html;
 use serde_json::json;
 
 use crate::audit::{Log, Reader, printable};
+use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::gate::Gate;
 use crate::review::{self, Judge, Review};
@@ -32,6 +43,7 @@ pub use query::Fields;
 pub use redacted::Redacted;
 
 use answer::Trouble;
+use inbox::Visits;
 
 /// What the console is made of.
 #[derive(Clone)]
@@ -42,6 +54,8 @@ pub struct Sources {
     pub log: Log,
     /// The record, read by connections of the console's own: pulls never wait for a page.
     pub reader: Reader,
+    /// What is held of images, for the reach of a recall.
+    pub catalog: Catalog,
     /// The review pages' projection of it, or why there is none.
     pub review: Result<Review, review::Error>,
     /// The policy file.
@@ -96,7 +110,12 @@ pub struct Upstream {
 
 /// The console. Cloning shares it.
 #[derive(Clone)]
-pub struct Console(Arc<Sources>);
+pub struct Console(Arc<Inner>);
+
+struct Inner {
+    sources: Sources,
+    visits: Visits,
+}
 
 impl std::fmt::Debug for Console {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -108,28 +127,53 @@ impl std::ops::Deref for Console {
     type Target = Sources;
 
     fn deref(&self) -> &Sources {
-        &self.0
+        &self.0.sources
     }
 }
 
 impl Console {
     /// A console over these.
     pub fn new(sources: Sources) -> Self {
-        Self(Arc::new(sources))
+        Self(Arc::new(Inner { sources, visits: Visits::default() }))
     }
 
     /// The page at a path, or a sentence that says why there is none.
     pub async fn get(&self, visitor: &Visitor, path: &str, query: &str) -> Answer {
-        let answer = match path.strip_prefix("/d/") {
-            Some(id) => self.decision(visitor, id, query).await,
-            None => Err(nothing_here()),
+        let answer = match parts(path).as_deref() {
+            Some([]) => self.overview(visitor, query).await,
+            Some(["clients"]) => self.clients(visitor, query).await,
+            Some(["d", id]) => self.decision(visitor, id, query).await,
+            Some(["drift"]) => self.drift(visitor, query).await,
+            Some(["exceptions"]) => self.exceptions(visitor, query).await,
+            Some(["inbox"]) => self.inbox(visitor, query).await,
+            Some(["inbox", key]) => self.group(visitor, key, query).await,
+            Some(["inbox", key, outcome]) => self.outcome(visitor, key, outcome, query).await,
+            Some(["log"]) => self.events(visitor, query).await,
+            Some(["recalls"]) => self.recalls(visitor, query).await,
+            Some(["recalls", id]) => {
+                let id = percent_decoded(id);
+                self.recall(visitor, &id, query).await
+            }
+            Some(["search"]) => self.search(visitor, query).await,
+            Some(["upstreams"]) => self.upstreams(visitor, query).await,
+            _ => Err(nothing_here()),
         };
         settle(answer, visitor, query)
     }
 
     /// What a form came to.
-    pub async fn post(&self, visitor: &Visitor, _path: &str, _fields: &Fields) -> Answer {
-        settle(Err(nothing_here()), visitor, "")
+    pub async fn post(&self, visitor: &Visitor, path: &str, fields: &Fields) -> Answer {
+        let answer = match parts(path).as_deref() {
+            Some(["inbox", key]) => self.act(visitor, key, fields).await,
+            Some(["inbox", key, outcome]) => self.make_patch(visitor, key, outcome, fields).await,
+            _ => Err(nothing_here()),
+        };
+        settle(answer, visitor, "")
+    }
+
+    /// The projection that most pages are made of.
+    fn review(&self) -> Result<&Review, Trouble> {
+        self.review.as_ref().map_err(|error| error.clone().into())
     }
 
     /// The answer in place of one that took too long.
@@ -152,6 +196,24 @@ impl Console {
     pub async fn close(&self) {
         self.reader.close().await;
     }
+}
+
+/// The parts of a path; none where it is not written as the links here are.
+fn parts(path: &str) -> Option<Vec<&str>> {
+    let path = path.strip_prefix('/')?;
+    if path.is_empty() {
+        return Some(Vec::new());
+    }
+    Some(path.split('/').collect())
+}
+
+fn percent_decoded(text: &str) -> String {
+    // A plus sign is one in a path.
+    let query = format!("x={}", text.replace('+', "%2B"));
+    url::form_urlencoded::parse(query.as_bytes())
+        .next()
+        .map(|(_, value)| value.into_owned())
+        .unwrap_or_default()
 }
 
 fn nothing_here() -> Trouble {

@@ -72,9 +72,9 @@ impl Query {
     /// The value of a key in a closed set of words.
     pub(super) fn word<T>(&self, key: &str, parse: impl Fn(&str) -> Option<T>) -> Result<Option<T>, Trouble> {
         let Some(word) = self.of(key) else { return Ok(None) };
-        parse(word).map(Some).ok_or_else(|| {
-            Trouble::Invalid(format!("{word:?} is nothing that the filter {key} can be."))
-        })
+        parse(word)
+            .map(Some)
+            .ok_or_else(|| Trouble::Invalid(format!("{word:?} is nothing that the filter {key} can be.")))
     }
 
     /// The value of a key that is a time: a moment, a day, or so long ago (`24h`, `7d`).
@@ -89,7 +89,9 @@ impl Query {
             Some("json") => Format::Json,
             Some("patch") => Format::Patch,
             Some(other) => {
-                return Err(Trouble::Invalid(format!("{other:?} is no format. There are html, json and csv.")));
+                return Err(Trouble::Invalid(format!(
+                    "{other:?} is no format. There are html, json and csv."
+                )));
             }
         })
     }
@@ -157,7 +159,9 @@ impl Query {
     }
 
     fn back(&self) -> Vec<&str> {
-        self.of("back").map(|back| back.split('~').filter(|one| one.len() <= 64).collect()).unwrap_or_default()
+        self.of("back")
+            .map(|back| back.split('~').filter(|one| one.len() <= 64).collect())
+            .unwrap_or_default()
     }
 
     /// As a link of this path.
@@ -266,7 +270,9 @@ mod tests {
 
     #[test]
     fn what_is_unknown_or_too_long_is_told() {
-        assert!(matches!(Query::read("nonsense=1", &["state"]), Err(Trouble::Invalid(text)) if text.contains("state")));
+        assert!(
+            matches!(Query::read("nonsense=1", &["state"]), Err(Trouble::Invalid(text)) if text.contains("state"))
+        );
         assert!(Query::read(&format!("text={}", "x".repeat(600)), &["text"]).is_err());
         assert!(Query::read(&"x".repeat(20_000), &["text"]).is_err());
     }

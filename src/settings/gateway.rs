@@ -589,9 +589,7 @@ impl TryFrom<RawAdminUser> for AdminUser {
         }
         let (tokens, certificates) = (token_sha256.unwrap_or_default(), certificate.unwrap_or_default());
         if tokens.is_empty() && certificates.is_empty() {
-            return Err(format!(
-                "user {name:?} could never log in; give it `token_sha256` or `certificate`"
-            ));
+            return Err(format!("user {name:?} could never log in; give it `token_sha256` or `certificate`"));
         }
         if certificates.iter().any(String::is_empty) {
             return Err(format!("user {name:?} has an empty name in `certificate`"));
@@ -607,10 +605,10 @@ fn admin_problems(admin: &Admin, at: impl Fn(&str) -> Option<std::ops::Range<usi
     for (index, user) in admin.users.iter().enumerate() {
         if admin.users.iter().take(index).any(|other| other.name == user.name) {
             let message = format!("admin.user: {:?} is there twice", user.name);
-            problems.push(
-                Problem::new(place(), message)
-                    .help("give one table several hashes in `token_sha256`, or the users names of their own"),
-            );
+            problems
+                .push(Problem::new(place(), message).help(
+                    "give one table several hashes in `token_sha256`, or the users names of their own",
+                ));
         }
         let verified = admin.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
         if !user.certificates.is_empty() && !verified {

@@ -367,9 +367,7 @@ pub(super) fn one_or_some_hashes<'de, D: Deserializer<'de>>(
 ) -> Result<Option<Vec<[u8; 32]>>, D::Error> {
     use serde::de::value::StrDeserializer;
     let texts = one_or_some_texts(deserializer)?.unwrap_or_default();
-    let hash = |text: &String| {
-        Sha256::deserialize(StrDeserializer::<D::Error>::new(text)).map(|hash| hash.0)
-    };
+    let hash = |text: &String| Sha256::deserialize(StrDeserializer::<D::Error>::new(text)).map(|hash| hash.0);
     texts.iter().map(hash).collect::<Result<_, _>>().map(Some)
 }
 

@@ -11,8 +11,8 @@ const TABLE: [(&str, &[&str]); 18] = [
     (
         "cli",
         &[
-            "audit", "catalog", "console", "content", "files", "gate", "identity", "oci", "policy", "pull", "review",
-            "server", "settings", "upstream",
+            "audit", "catalog", "console", "content", "files", "gate", "identity", "oci", "policy", "pull",
+            "review", "server", "settings", "upstream",
         ],
     ),
     ("clock", &[]),

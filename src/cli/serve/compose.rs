@@ -22,7 +22,7 @@ use crate::content::{self, Store};
 use crate::gate::{self, Gate, Rules};
 use crate::identity::{ClientSettings, Identity, IdentitySettings};
 use crate::pull::{self, Puller};
-use crate::review;
+use crate::review::Review;
 use crate::server::certificates::{CertificateSettings, Certificates, ClientCa, server_config};
 use crate::server::{self, Admin, Condition, Connections, Door, Manner, Manners, Terms, Tls};
 use crate::settings::diagnostic::FileError;
@@ -117,6 +117,7 @@ pub struct Running {
     drain: Duration,
     admin: Admin,
     console: Console,
+    review: Option<(Review, JoinHandle<()>)>,
     reloading: Reloading,
     stop: CancellationToken,
     end: CancellationToken,
@@ -220,7 +221,7 @@ impl Running {
         gate.record_policy(None, Vec::new()).await.map_err(StartError::internal)?;
         let control = control.serve(catalog.clone(), log.clone());
 
-        let stop = CancellationToken::new();
+        let (stop, end) = (CancellationToken::new(), CancellationToken::new());
         let shadow = settings.policy.shadow.clone();
         if let Some(file) = &shadow {
             try_out(file, &clients, &gate);
@@ -241,6 +242,15 @@ impl Running {
             watches,
             stop.clone(),
         );
+        // Without it pulls and the record go on, and so do the pages that are made of the record alone.
+        let review = Review::open(folder, clock.clone()).await;
+        if let Err(error) = &review {
+            tracing::error!(%error, "most pages of the console cannot be shown");
+        }
+        let reviewing = review.clone().ok().map(|review| {
+            let (log, until) = (log.clone(), end.clone());
+            tokio::spawn(async move { review.run(log, until).await })
+        });
         let console = {
             let (status, log, store) = (status.clone(), log.clone(), store.clone());
             let (watched, asked) = (upstreams.clone(), upstreams.clone());
@@ -248,7 +258,8 @@ impl Running {
                 gate: gate.clone(),
                 log: log.clone(),
                 reader: audit::Reader::open(folder).await.map_err(StartError::internal)?,
-                review: Err(review::Error::Closed),
+                catalog: catalog.clone(),
+                review: review.clone(),
                 judge: None,
                 conditions: Arc::new(move || {
                     let conditions = conditions(&status, &log, &store, &watched).into_iter();
@@ -278,10 +289,15 @@ impl Running {
             Terms { trusted_proxies: Vec::new(), connections: Connections::default(), ..terms.clone() };
         let drain = terms.limits.drain;
         let door = Door::new(gate.clone(), puller.clone(), manners(settings), first_header, clock);
-        let end = CancellationToken::new();
         let pulls = tokio::spawn(server::serve_pulls(socket, tls, door, terms, stop.clone()));
         // Load balancers must be able to ask while the pulls are drained.
-        let health = tokio::spawn(server::serve_admin(admin_socket, admin_tls, admin.clone(), admin_terms, end.clone()));
+        let health = tokio::spawn(server::serve_admin(
+            admin_socket,
+            admin_tls,
+            admin.clone(),
+            admin_terms,
+            end.clone(),
+        ));
         let keeper =
             tokio::spawn(gate::record_sightings(sightings, catalog.clone(), log.clone(), end.clone()));
         Ok(Self {
@@ -295,6 +311,7 @@ impl Running {
             drain,
             admin,
             console,
+            review: review.ok().zip(reviewing),
             reloading,
             stop,
             end,
@@ -347,6 +364,10 @@ impl Running {
         self.end.cancel();
         let _ = self.health.await;
         self.console.close().await;
+        if let Some((review, following)) = self.review {
+            let _ = following.await;
+            review.close().await;
+        }
         let _ = self.keeper.await;
         self.catalog.close().await;
         self.log.close().await;

@@ -102,7 +102,11 @@ pub(super) struct Known {
 }
 
 impl Access {
-    pub(super) fn new(settings: AccessSettings, log: Log, clock: Clock) -> Result<Self, aws_lc_rs::error::Unspecified> {
+    pub(super) fn new(
+        settings: AccessSettings,
+        log: Log,
+        clock: Clock,
+    ) -> Result<Self, aws_lc_rs::error::Unspecified> {
         let mut random = [0; 32];
         aws_lc_rs::rand::fill(&mut random)?;
         Ok(Self {
@@ -363,16 +367,25 @@ mod tests {
         let log = Log::open(log, Clock::system()).await.unwrap();
         let access = |address| Access::new(settings(address, true, 1), log.clone(), Clock::system()).unwrap();
         let loopback = access("127.0.0.1:9443");
-        for host in
-            ["localhost", "LOCALHOST:9443", "127.0.0.1:9443", "[::1]:9443", "console.example.com", "a.localhost"]
-        {
+        for host in [
+            "localhost",
+            "LOCALHOST:9443",
+            "127.0.0.1:9443",
+            "[::1]:9443",
+            "console.example.com",
+            "a.localhost",
+        ] {
             assert!(loopback.is_called_rightly(&request("/", &[("host", host)])), "{host}");
         }
-        for host in ["evil.example", "console.example.com.evil.example", "10.0.0.1", "", "x@localhost", "local host"] {
+        for host in
+            ["evil.example", "console.example.com.evil.example", "10.0.0.1", "", "x@localhost", "local host"]
+        {
             assert!(!loopback.is_called_rightly(&request("/", &[("host", host)])), "{host}");
         }
         assert!(!loopback.is_called_rightly(&request("/", &[])));
-        assert!(!loopback.is_called_rightly(&request("/", &[("host", "localhost"), ("host", "evil.example")])));
+        assert!(
+            !loopback.is_called_rightly(&request("/", &[("host", "localhost"), ("host", "evil.example")]))
+        );
         assert!(!loopback.is_called_rightly(&request("http://evil.example/", &[("host", "localhost")])));
         assert!(loopback.is_called_rightly(&request("http://localhost/", &[])), "as HTTP/2 says it");
         let all = access("0.0.0.0:9443");

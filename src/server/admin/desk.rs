@@ -59,9 +59,8 @@ impl Desk {
 
     pub(super) async fn answer(&self, request: Request<Incoming>, peer: &Peer) -> Reply {
         if let Some(why) = self.access.closed() {
-            let sentence = format!(
-                "{why}. Here are /livez, /readyz, /metrics and /api/v1/tags/REGISTRY/REPOSITORY."
-            );
+            let sentence =
+                format!("{why}. Here are /livez, /readyz, /metrics and /api/v1/tags/REGISTRY/REPOSITORY.");
             return send(console::outside(StatusCode::NOT_FOUND, "No console here", &sentence));
         }
         if !self.access.is_called_rightly(&request) {
@@ -157,9 +156,8 @@ impl Desk {
         match self.access.log_in(fields.of("token").unwrap_or_default(), peer).await {
             Ok(cookie) => go(&to, Some(cookie)),
             Err(Verdict::Throttled(seconds)) => {
-                let problem = format!(
-                    "Too many wrong tokens came from your address. Try again in {seconds} seconds."
-                );
+                let problem =
+                    format!("Too many wrong tokens came from your address. Try again in {seconds} seconds.");
                 let page = console::login(StatusCode::TOO_MANY_REQUESTS, &form, &to, Some(&problem));
                 later(send(page), seconds)
             }
@@ -173,7 +171,10 @@ impl Desk {
     /// Sends a browser to the form; tells a program what is missing.
     fn ask_who(&self, request: &Request<Incoming>, verdict: &Verdict) -> Reply {
         let headers = request.headers();
-        let html = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).is_some_and(|accept| accept.contains("text/html"));
+        let html = headers
+            .get(ACCEPT)
+            .and_then(|accept| accept.to_str().ok())
+            .is_some_and(|accept| accept.contains("text/html"));
         let uri = request.uri();
         let here = own_path(uri.path_and_query().map_or("/", |here| here.as_str()));
         if !html || !matches!(verdict, Verdict::Stranger) {
@@ -194,7 +195,9 @@ fn own_path(text: &str) -> String {
     let fits = text.starts_with('/')
         && !text.starts_with("//")
         && text.len() <= 4096
-        && text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'\\' | b'"' | b'\'' | b';' | b'<' | b'>'));
+        && text.bytes().all(|byte| {
+            byte.is_ascii_graphic() && !matches!(byte, b'\\' | b'"' | b'\'' | b';' | b'<' | b'>')
+        });
     if fits { text.to_owned() } else { "/".to_owned() }
 }
 
@@ -262,8 +265,10 @@ fn send(answer: Answer) -> Reply {
     }
     if let Some(name) = file_name {
         // Its letters are the console's own.
-        let name: String =
-            name.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' }).collect();
+        let name: String = name
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' })
+            .collect();
         let value = format!("attachment; filename=\"{name}\"");
         headers.insert(CONTENT_DISPOSITION, reply::header_text(&value));
     }
@@ -292,7 +297,16 @@ mod tests {
     #[test]
     fn a_log_in_leads_nowhere_but_here() {
         assert_eq!(own_path("/inbox?state=new&text=a%20b"), "/inbox?state=new&text=a%20b");
-        for text in ["//evil.example", "/\\evil.example", "https://evil.example", "", "/a b", "/a\r\nx: y", "/;url=x", "/\""] {
+        for text in [
+            "//evil.example",
+            "/\\evil.example",
+            "https://evil.example",
+            "",
+            "/a b",
+            "/a\r\nx: y",
+            "/;url=x",
+            "/\"",
+        ] {
             assert_eq!(own_path(text), "/", "{text:?}");
         }
     }

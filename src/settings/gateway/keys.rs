@@ -82,8 +82,7 @@ pub const KEYS: &[Key] = &[
 ];
 
 /// Keys and tables whose names are taken and whose meaning this version does not carry out yet.
-const RESERVED: &[&str] =
-    &["alert", "canary", "connect", "prefetch", "shadow", "sink"];
+const RESERVED: &[&str] = &["alert", "canary", "connect", "prefetch", "shadow", "sink"];
 
 /// The tables that may be written several times.
 const ARRAYS: &[&str] = &["admin.user", "client", "upstream"];

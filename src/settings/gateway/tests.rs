@@ -339,7 +339,10 @@ fn a_user_of_the_console_has_a_way_to_prove_itself_that_nobody_overhears() {
         (format!("{user}certificate = \"eva@example.com\""), "no `[admin] tls.client_ca`"),
         (format!("{user}token_sha256 = \"HASH\"\n{user}token_sha256 = \"HASH\""), "is there twice"),
         (format!("{public}{user}token_sha256 = \"HASH\""), "in clear text"),
-        ("[[admin.user]]\nname = \"eva\"\nrole = \"root\"\ntoken_sha256 = \"HASH\"".to_owned(), "unknown variant `root`"),
+        (
+            "[[admin.user]]\nname = \"eva\"\nrole = \"root\"\ntoken_sha256 = \"HASH\"".to_owned(),
+            "unknown variant `root`",
+        ),
         ("[[admin.user]]\nrole = \"viewer\"\ntoken_sha256 = \"HASH\"".to_owned(), "missing field `name`"),
         ("[admin]\ntls = { certificate = \"a\" }".to_owned(), "missing field `key`"),
         ("[admin]\nhosts = [\"https://x\"]".to_owned(), "admin.hosts: \"https://x\" is neither a host name"),
