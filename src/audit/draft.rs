@@ -226,6 +226,9 @@ pub enum Cache {
 }
 
 impl Cache {
+    /// All of them.
+    pub(crate) const ALL: [Self; 4] = [Self::Hit, Self::Miss, Self::Offline, Self::Stale];
+
     /// The closed word.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -253,7 +256,7 @@ impl Cache {
 
     /// The word's meaning.
     pub(crate) fn parse(word: &str) -> Option<Self> {
-        [Self::Hit, Self::Miss, Self::Offline, Self::Stale].into_iter().find(|cache| cache.as_str() == word)
+        Self::ALL.into_iter().find(|cache| cache.as_str() == word)
     }
 }
 
