@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::control::Control;
+use super::judge::FileJudge;
 use super::reload::{Reloading, Status, Watched, Watches, try_out, warn_of_exceptions};
 use crate::audit::{self, Log};
 use crate::catalog::{self, Catalog};
@@ -21,6 +22,7 @@ use crate::content::{self, Store};
 use crate::gate::{self, Gate, Rules};
 use crate::identity::{ClientSettings, Identity, IdentitySettings};
 use crate::pull::{self, Puller};
+use crate::review::{Judge, Review};
 use crate::server::certificates::{CertificateSettings, Certificates, ClientCa, server_config};
 use crate::server::{self, Admin, Condition, Connections, Door, Manner, Manners, Terms, Tls};
 use crate::settings::diagnostic::FileError;
@@ -121,6 +123,32 @@ pub struct Running {
     health: JoinHandle<()>,
     keeper: JoinHandle<()>,
     control: Control,
+    reviewing: Option<Reviewing>,
+    judge: Arc<dyn Judge>,
+}
+
+/// The projection for the review pages, and what keeps it up to date.
+#[derive(Debug)]
+struct Reviewing {
+    review: Review,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Reviewing {
+    fn start(review: Review, log: Log) -> Self {
+        let stop = CancellationToken::new();
+        let (follower, stopped) = (review.clone(), stop.clone());
+        let task = tokio::spawn(async move { follower.run(log, stopped).await });
+        Self { review, stop, task }
+    }
+
+    /// On return it reads the record no more.
+    async fn end(self) {
+        self.stop.cancel();
+        let _ = self.task.await;
+        self.review.close().await;
+    }
 }
 
 impl Running {
@@ -166,6 +194,12 @@ impl Running {
         let quota = catalog::quota(settings.storage.max_size);
         let catalog = Catalog::open(folder, quota, clock.clone()).await.map_err(StartError::internal)?;
         let log = Log::open(audit_settings(settings), clock.clone()).await.map_err(StartError::internal)?;
+        // Pulls and the record go on without it.
+        let review = Review::open(folder, clock.clone()).await;
+        if let Err(error) = &review {
+            tracing::error!(%error, "the review pages stay empty");
+        }
+        let judge: Arc<dyn Judge> = Arc::new(FileJudge::new(settings, catalog.clone()));
         let upstreams =
             Upstreams::new(upstream_settings(settings, resolver, proxy_from_environment), clock.clone())
                 .map_err(StartError::usage)?;
@@ -233,7 +267,12 @@ impl Running {
         );
         let admin = {
             let (log, store, upstreams) = (log.clone(), store.clone(), upstreams.clone());
-            Admin::new(Arc::new(metrics), gate.clone(), move || conditions(&status, &log, &store, &upstreams))
+            let review = review.clone();
+            Admin::new(Arc::new(metrics), gate.clone(), move || {
+                let mut conditions = conditions(&status, &log, &store, &upstreams);
+                conditions.push(review_condition(&review));
+                conditions
+            })
         };
         let terms = Terms {
             limits: limits(settings),
@@ -252,6 +291,7 @@ impl Running {
         let health = tokio::spawn(server::serve_admin(admin_socket, admin.clone(), admin_terms, end.clone()));
         let keeper =
             tokio::spawn(gate::record_sightings(sightings, catalog.clone(), log.clone(), end.clone()));
+        let reviewing = review.ok().map(|review| Reviewing::start(review, log.clone()));
         Ok(Self {
             address,
             admin_address,
@@ -269,6 +309,8 @@ impl Running {
             health,
             keeper,
             control,
+            reviewing,
+            judge,
         })
     }
 
@@ -293,6 +335,16 @@ impl Running {
         self.reloading.force();
     }
 
+    /// What the review pages show; none when its database could not be opened.
+    pub fn review(&self) -> Option<&Review> {
+        self.reviewing.as_ref().map(|reviewing| &reviewing.review)
+    }
+
+    /// What reads the policy file for the review pages.
+    pub fn judge(&self) -> &Arc<dyn Judge> {
+        &self.judge
+    }
+
     /// Writes what the record still holds in memory.
     pub async fn flush_log(&self) -> Result<(), audit::Error> {
         self.log.flush().await
@@ -314,6 +366,9 @@ impl Running {
         self.end.cancel();
         let _ = self.health.await;
         let _ = self.keeper.await;
+        if let Some(reviewing) = self.reviewing {
+            reviewing.end().await;
+        }
         self.catalog.close().await;
         self.log.close().await;
     }
@@ -461,4 +516,16 @@ fn conditions(status: &Status, log: &Log, store: &Store, upstreams: &Upstreams) 
         }
     }));
     conditions
+}
+
+fn review_condition(review: &Result<Review, crate::review::Error>) -> Condition {
+    let (ok, detail) = match review {
+        Err(error) => (false, error.to_string()),
+        Ok(review) => match review.status() {
+            crate::review::Status { last_error: Some(error), .. } => (false, error.to_string()),
+            status if status.behind => (true, format!("being made anew, at event {}", status.seq)),
+            status => (true, format!("up to date with event {}", status.seq)),
+        },
+    };
+    Condition { name: "review".to_owned(), ok, required: false, detail }
 }
