@@ -1,6 +1,5 @@
 //! Lists: one content in three forms, so that what is kept of a page is what was shown.
 
-use http::StatusCode;
 use jiff::Timestamp;
 use maud::{Markup, html};
 use serde_json::{Map, Value, json};
@@ -227,5 +226,11 @@ impl Listing {
 
 /// Values for programs.
 pub(super) fn answer_json(value: &Value) -> Answer {
-    Answer::of(Media::Json, printable_json(format!("{value:#}\n"))).with_status(StatusCode::OK)
+    let mut text = String::new();
+    // The line ends are ours: those of values are escaped already.
+    for line in format!("{value:#}").lines() {
+        text.push_str(&printable_json(line.to_owned()));
+        text.push('\n');
+    }
+    Answer::of(Media::Json, text)
 }

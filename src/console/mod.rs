@@ -59,7 +59,7 @@ pub struct Sources {
     /// The review pages' projection of it, or why there is none.
     pub review: Result<Review, review::Error>,
     /// The policy file.
-    pub judge: Option<Arc<dyn Judge>>,
+    pub judge: Arc<dyn Judge>,
     /// How the gateway is doing.
     pub conditions: Arc<dyn Fn() -> Vec<Condition> + Send + Sync>,
     /// How its upstreams are doing.

@@ -205,10 +205,7 @@ impl Console {
             Ok(outcome) => outcome,
             Err(error) => return Ok(Err(error)),
         };
-        let judge = self.judge.clone().ok_or_else(|| {
-            Trouble::Unavailable("Patches cannot be made here: the policy file is not at hand.".to_owned())
-        })?;
-        let (group, now) = (group.clone(), self.clock.now());
+        let (judge, group, now) = (self.judge.clone(), group.clone(), self.clock.now());
         let proposed = tokio::task::spawn_blocking(move || propose(&*judge, &group, &outcome, now)).await;
         proposed.map_err(|error| {
             tracing::error!(%error, "a patch could not be made");
@@ -217,8 +214,7 @@ impl Console {
     }
 
     async fn forecast(&self, patch: &Patch) -> Result<Forecast, String> {
-        let Some(judge) = self.judge.clone() else { return Err("the policy file is not at hand".to_owned()) };
-        forecast(judge, self.reader.clone(), patch.text.clone(), self.clock.now()).await
+        forecast(self.judge.clone(), self.reader.clone(), patch.text.clone(), self.clock.now()).await
     }
 
     fn form_page(

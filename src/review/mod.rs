@@ -6,10 +6,18 @@
 //! offers are patches that somebody applies.
 
 mod error;
+mod event;
 mod forecast;
+mod inbox;
 mod judge;
+mod lists;
 mod patch;
+mod project;
+mod rows;
+mod schema;
 mod store;
+#[cfg(test)]
+mod tests;
 mod values;
 
 pub use error::Error;

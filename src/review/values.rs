@@ -74,7 +74,7 @@ impl GroupKind {
 /// Blocked pulls of one reference for one reason.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Group {
-    /// Its name in addresses: 16 hex digits that stay the same however often it is made anew.
+    /// Its name in addresses: 32 hex digits that stay the same however often it is made anew.
     pub key: String,
     /// What it is of.
     pub kind: GroupKind,
@@ -132,7 +132,7 @@ impl Group {
 /// Which groups are wanted; everything given must hold.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct InboxFilter {
-    /// Only of this kind.
+    /// Only of this kind; `None`: all that was blocked, which is every kind but [`GroupKind::Warned`].
     pub kind: Option<GroupKind>,
     /// Only in this state.
     pub state: Option<State>,
@@ -241,6 +241,8 @@ pub struct Page<T> {
 /// A client that met a group.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Met {
+    /// By what it is told apart, and found by [`InboxFilter::client`].
+    pub who: String,
     /// Its name, when it showed who it is.
     pub name: Option<String>,
     /// From where it asked last.

@@ -7,6 +7,7 @@ mod keys;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -16,6 +17,7 @@ use url::Url;
 use super::diagnostic::{FileError, Problem};
 use super::value;
 use crate::oci::Registry;
+use crate::policy::Surroundings;
 
 pub use super::value::{Lifetime, Rate};
 pub use keys::{KEYS, Key};
@@ -57,6 +59,15 @@ pub struct Gateway {
 }
 
 impl Gateway {
+    /// What lint compares a policy with.
+    pub fn surroundings(&self) -> Surroundings {
+        let mut clients: Vec<Arc<str>> = self.client_names().into_iter().map(Into::into).collect();
+        clients.sort();
+        clients.dedup();
+        let upstreams = self.upstreams.iter().filter(|upstream| upstream.auth.is_some());
+        Surroundings { clients, credentials: upstreams.map(|upstream| upstream.registry.clone()).collect() }
+    }
+
     /// The names of its `[[client]]` tables: those that a policy read for this gateway may use.
     pub fn client_names(&self) -> Vec<String> {
         self.clients.iter().map(|client| client.name.clone()).collect()

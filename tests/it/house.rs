@@ -27,7 +27,7 @@ const TABLE: [(&str, &[&str]); 18] = [
     ("policy", &["identity", "oci"]),
     ("pull", &["catalog", "content", "oci", "policy", "upstream"]),
     // What the pages show, and nothing of where it comes from but the record.
-    ("review", &["audit", "oci", "policy"]),
+    ("review", &["audit", "identity", "oci", "policy"]),
     // The door turns settled replies over to the record, streams what content holds, and answers with
     // the console's page of a refusal.
     ("server", &["audit", "console", "content", "gate", "identity", "oci", "policy", "pull", "review"]),

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::control::Control;
+use super::judge::FileJudge;
 use super::reload::{Reloading, Served, Status, Watched, Watches, try_out, warn_of_exceptions};
 use crate::audit::{self, Log};
 use crate::catalog::{self, Catalog};
@@ -22,7 +23,7 @@ use crate::content::{self, Store};
 use crate::gate::{self, Gate, Rules};
 use crate::identity::{ClientSettings, Identity, IdentitySettings};
 use crate::pull::{self, Puller};
-use crate::review::Review;
+use crate::review::{Judge, Review};
 use crate::server::certificates::{CertificateSettings, Certificates, ClientCa, server_config};
 use crate::server::{self, Admin, Condition, Connections, Door, Manner, Manners, Terms, Tls};
 use crate::settings::diagnostic::FileError;
@@ -117,7 +118,6 @@ pub struct Running {
     drain: Duration,
     admin: Admin,
     console: Console,
-    review: Option<(Review, JoinHandle<()>)>,
     reloading: Reloading,
     stop: CancellationToken,
     end: CancellationToken,
@@ -125,6 +125,32 @@ pub struct Running {
     health: JoinHandle<()>,
     keeper: JoinHandle<()>,
     control: Control,
+    reviewing: Option<Reviewing>,
+    judge: Arc<dyn Judge>,
+}
+
+/// The projection for the review pages, and what keeps it up to date.
+#[derive(Debug)]
+struct Reviewing {
+    review: Review,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Reviewing {
+    fn start(review: Review, log: Log) -> Self {
+        let stop = CancellationToken::new();
+        let (follower, stopped) = (review.clone(), stop.clone());
+        let task = tokio::spawn(async move { follower.run(log, stopped).await });
+        Self { review, stop, task }
+    }
+
+    /// On return it reads the record no more.
+    async fn end(self) {
+        self.stop.cancel();
+        let _ = self.task.await;
+        self.review.close().await;
+    }
 }
 
 impl Running {
@@ -178,6 +204,12 @@ impl Running {
         let quota = catalog::quota(settings.storage.max_size);
         let catalog = Catalog::open(folder, quota, clock.clone()).await.map_err(StartError::internal)?;
         let log = Log::open(audit_settings(settings), clock.clone()).await.map_err(StartError::internal)?;
+        // Pulls and the record go on without it.
+        let review = Review::open(folder, clock.clone()).await;
+        if let Err(error) = &review {
+            tracing::error!(%error, "the review pages stay empty");
+        }
+        let judge: Arc<dyn Judge> = Arc::new(FileJudge::new(settings, catalog.clone()));
         let upstreams =
             Upstreams::new(upstream_settings(settings, resolver, proxy_from_environment), clock.clone())
                 .map_err(StartError::usage)?;
@@ -242,42 +274,34 @@ impl Running {
             watches,
             stop.clone(),
         );
-        // Without it pulls and the record go on, and so do the pages that are made of the record alone.
-        let review = Review::open(folder, clock.clone()).await;
-        if let Err(error) = &review {
-            tracing::error!(%error, "most pages of the console cannot be shown");
-        }
-        let reviewing = review.clone().ok().map(|review| {
-            let (log, until) = (log.clone(), end.clone());
-            tokio::spawn(async move { review.run(log, until).await })
+        let probe = Arc::new({
+            let (log, store, upstreams, review) =
+                (log.clone(), store.clone(), upstreams.clone(), review.clone());
+            move || {
+                let mut conditions = conditions(&status, &log, &store, &upstreams);
+                conditions.push(review_condition(&review));
+                conditions
+            }
         });
-        let console = {
-            let (status, log, store) = (status.clone(), log.clone(), store.clone());
-            let (watched, asked) = (upstreams.clone(), upstreams.clone());
-            Console::new(console::Sources {
-                gate: gate.clone(),
-                log: log.clone(),
-                reader: audit::Reader::open(folder).await.map_err(StartError::internal)?,
-                catalog: catalog.clone(),
-                review: review.clone(),
-                judge: None,
-                conditions: Arc::new(move || {
-                    let conditions = conditions(&status, &log, &store, &watched).into_iter();
-                    let shown = |Condition { name, ok, detail, .. }| console::Condition { name, ok, detail };
-                    conditions.map(shown).collect()
-                }),
-                upstreams: Arc::new(move || asked.health().into_iter().map(console_upstream).collect()),
-                clock: clock.clone(),
-            })
-        };
-        let gate_log = log.clone();
-        let admin = {
-            let (log, store, upstreams) = (log.clone(), store.clone(), upstreams.clone());
-            let probe = move || conditions(&status, &log, &store, &upstreams);
-            let access = access_settings(settings, admin_address);
-            let desk = (console.clone(), access, gate_log, clock.clone());
-            Admin::new(Arc::new(metrics), gate.clone(), probe, desk).map_err(StartError::internal)?
-        };
+        let console = Console::new(console::Sources {
+            gate: gate.clone(),
+            log: log.clone(),
+            reader: audit::Reader::open(folder).await.map_err(StartError::internal)?,
+            catalog: catalog.clone(),
+            review: review.clone(),
+            judge: judge.clone(),
+            conditions: Arc::new({
+                let probe = probe.clone();
+                let shown = |Condition { name, ok, detail, .. }| console::Condition { name, ok, detail };
+                move || probe().into_iter().map(shown).collect()
+            }),
+            upstreams: Arc::new(move || upstreams.health().into_iter().map(console_upstream).collect()),
+            clock: clock.clone(),
+        });
+        let access = access_settings(settings, admin_address);
+        let desk = (console.clone(), access, log.clone(), clock.clone());
+        let admin = Admin::new(Arc::new(metrics), gate.clone(), move || probe(), desk)
+            .map_err(StartError::internal)?;
         let terms = Terms {
             limits: limits(settings),
             trusted_proxies: settings.listen.trusted_proxies.clone(),
@@ -300,6 +324,7 @@ impl Running {
         ));
         let keeper =
             tokio::spawn(gate::record_sightings(sightings, catalog.clone(), log.clone(), end.clone()));
+        let reviewing = review.ok().map(|review| Reviewing::start(review, log.clone()));
         Ok(Self {
             address,
             admin_address,
@@ -311,7 +336,6 @@ impl Running {
             drain,
             admin,
             console,
-            review: review.ok().zip(reviewing),
             reloading,
             stop,
             end,
@@ -319,6 +343,8 @@ impl Running {
             health,
             keeper,
             control,
+            reviewing,
+            judge,
         })
     }
 
@@ -343,6 +369,16 @@ impl Running {
         self.reloading.force();
     }
 
+    /// What the review pages show; none when its database could not be opened.
+    pub fn review(&self) -> Option<&Review> {
+        self.reviewing.as_ref().map(|reviewing| &reviewing.review)
+    }
+
+    /// What reads the policy file for the review pages.
+    pub fn judge(&self) -> &Arc<dyn Judge> {
+        &self.judge
+    }
+
     /// Writes what the record still holds in memory.
     pub async fn flush_log(&self) -> Result<(), audit::Error> {
         self.log.flush().await
@@ -364,11 +400,10 @@ impl Running {
         self.end.cancel();
         let _ = self.health.await;
         self.console.close().await;
-        if let Some((review, following)) = self.review {
-            let _ = following.await;
-            review.close().await;
-        }
         let _ = self.keeper.await;
+        if let Some(reviewing) = self.reviewing {
+            reviewing.end().await;
+        }
         self.catalog.close().await;
         self.log.close().await;
     }
@@ -563,4 +598,16 @@ fn conditions(status: &Status, log: &Log, store: &Store, upstreams: &Upstreams) 
         }
     }));
     conditions
+}
+
+fn review_condition(review: &Result<Review, crate::review::Error>) -> Condition {
+    let (ok, detail) = match review {
+        Err(error) => (false, error.to_string()),
+        Ok(review) => match review.status() {
+            crate::review::Status { last_error: Some(error), .. } => (false, error.to_string()),
+            status if status.behind => (true, format!("being made anew, at event {}", status.seq)),
+            status => (true, format!("up to date with event {}", status.seq)),
+        },
+    };
+    Condition { name: "review".to_owned(), ok, required: false, detail }
 }

@@ -2,6 +2,7 @@
 
 mod compose;
 mod control;
+mod judge;
 mod reload;
 
 use std::io::{self, Write};
