@@ -298,8 +298,8 @@ fn history_listing(history: &[HistoryRow]) -> Listing {
 /// Everything else that the event says, group by group.
 fn facts(entry: &Entry) -> Markup {
     /// What has a place of its own on the page.
-    const APART: [&str; 9] =
-        ["schema", "id", "checks", "reason", "reasons", "integrity", "verdict", "enforced", "kind"];
+    const APART: [&str; 10] =
+        ["schema", "id", "checks", "reason", "reasons", "integrity", "verdict", "enforced", "kind", "seq"];
     let mut groups: Vec<(String, Vec<(String, String)>)> = vec![("The event".to_owned(), Vec::new())];
     for (key, value) in entry.event.iter().filter(|(key, _)| !APART.contains(&key.as_str())) {
         match value {
@@ -347,6 +347,9 @@ fn pair((key, value): (&String, &Value)) -> Option<(String, String)> {
 
 /// A key in words: `user_agent` is "User agent".
 fn words(key: &str) -> String {
+    if matches!(key, "http" | "id") {
+        return key.to_ascii_uppercase();
+    }
     let mut words = key.replace('_', " ");
     if let Some(first) = words.get_mut(..1) {
         first.make_ascii_uppercase();

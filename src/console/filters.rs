@@ -3,6 +3,7 @@
 use maud::{Markup, html};
 
 use super::query::Query;
+use super::{entered, shown};
 
 /// Times to choose from.
 pub(super) const TIMES: &[(&str, &str)] = &[
@@ -28,7 +29,7 @@ impl Filters<'_> {
         let kept = first.pairs().filter(|(key, _)| !self.shown.contains(key));
         html! {
             form.filters action=(self.path) method="get" aria-label="Filters" {
-                @for (key, value) in kept { input type="hidden" name=(key) value=(value); }
+                @for (key, value) in kept { input type="hidden" name=(key) value=(entered(value)); }
                 (fields)
                 button { "Filter" }
                 @if self.query.is_filtered() { a href=(self.path) { "Clear filters" } }
@@ -38,7 +39,7 @@ impl Filters<'_> {
 
     pub(super) fn text(&self, key: &str, label: &str) -> Markup {
         html! {
-            label { (label) input type="text" name=(key) value=(self.query.of(key).unwrap_or_default()) maxlength="300" autocomplete="off"; }
+            label { (label) input type="text" name=(key) value=(entered(self.query.of(key).unwrap_or_default())) maxlength="300" autocomplete="off"; }
         }
     }
 
@@ -53,7 +54,7 @@ impl Filters<'_> {
                     option value="" { (none) }
                     @for (word, title) in words { option value=(word) selected[*word == chosen] { (title) } }
                     // What a link asked for and no choice offers.
-                    @if other { option value=(chosen) selected { (super::shown(chosen)) } }
+                    @if other { option value=(entered(chosen)) selected { (shown(chosen)) } }
                 }
             }
         }

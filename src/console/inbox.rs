@@ -49,9 +49,7 @@ const COLUMNS: &[Column] = &[
     ("clients", "Clients"),
     ("first", "First"),
     ("last", "Last"),
-    ("kind", "Kind"),
     ("note", "Note"),
-    ("by", "By"),
 ];
 
 /// When each visitor's visit before this one ended.
@@ -180,9 +178,7 @@ pub(super) fn row(group: &Group) -> Vec<Cell> {
         Cell::Count(group.clients),
         Cell::Time(group.first),
         Cell::Time(group.last),
-        Cell::Text(group.kind.as_str().to_owned()),
         Cell::text(group.note.clone()),
-        Cell::text(group.by.clone()),
     ]
 }
 

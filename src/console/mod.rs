@@ -242,6 +242,11 @@ fn settle(answer: Result<Answer, Trouble>, visitor: &Visitor, query: &str) -> An
     frame::page(visitor, "", title, &body).with_status(status)
 }
 
+/// Text for a field of a form: what does not show is left out, and the rest stays as it was entered.
+fn entered(text: &str) -> String {
+    text.chars().filter(|c| *c == '\\' || printable(c.encode_utf8(&mut [0; 4])).len() == c.len_utf8()).collect()
+}
+
 /// Text without characters that reorder or hide others; maud escapes it when it is put in.
 fn shown(text: &str) -> String {
     printable(text).into_owned()

@@ -239,7 +239,7 @@ impl Console {
                     @for field in fields_of(kind) {
                         label.wide {
                             (field.label)
-                            input type=(field.kind) name=(field.key) value=(entered(field.key).unwrap_or_default())
+                            input type=(field.kind) name=(field.key) value=(super::entered(entered(field.key).unwrap_or_default()))
                                 required[field.required] maxlength="300" autocomplete="off"
                                 min=[(field.kind == "date").then_some(today)] max=[(field.kind == "date").then_some(latest)];
                         }

@@ -9,7 +9,7 @@ use super::events::BUDGET;
 use super::frame::{Visitor, page};
 use super::listing::{Cell, Column, Listing};
 use super::query::{Format, Query, link};
-use super::{Console, shown};
+use super::{Console, entered, shown};
 use crate::audit::{Filter, Order, Pattern};
 use crate::review::{ClientFilter, InboxFilter};
 
@@ -51,7 +51,7 @@ impl Console {
         let body = html! {
             h1 { "Search" }
             form.filters action="/search" method="get" role="search" aria-label="Search everything" {
-                label { "Search for" input type="search" name="q" value=(words) maxlength="300"; }
+                label { "Search for" input type="search" name="q" value=(entered(words)) maxlength="300"; }
                 button { "Find" }
             }
             (listing.markup("/search", &query))
