@@ -309,6 +309,11 @@ impl Log {
         &self.0.pulls.served
     }
 
+    /// The place of the last event committed.
+    pub fn last(&self) -> i64 {
+        *self.0.committed.borrow()
+    }
+
     /// Reads what is on disk, beside the writer.
     pub fn reader(&self) -> &Reader {
         &self.0.reader

@@ -4,6 +4,7 @@
 //! fold into one decision and its counts, so that neither a retrying kubelet nor somebody making up
 //! names can fill the disk. The log never judges.
 
+mod columns;
 mod csv;
 mod draft;
 mod error;

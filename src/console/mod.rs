@@ -244,7 +244,9 @@ fn settle(answer: Result<Answer, Trouble>, visitor: &Visitor, query: &str) -> An
 
 /// Text for a field of a form: what does not show is left out, and the rest stays as it was entered.
 fn entered(text: &str) -> String {
-    text.chars().filter(|c| *c == '\\' || printable(c.encode_utf8(&mut [0; 4])).len() == c.len_utf8()).collect()
+    text.chars()
+        .filter(|c| *c == '\\' || printable(c.encode_utf8(&mut [0; 4])).len() == c.len_utf8())
+        .collect()
 }
 
 /// Text without characters that reorder or hide others; maud escapes it when it is put in.

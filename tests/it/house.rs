@@ -12,7 +12,7 @@ const TABLE: [(&str, &[&str]); 18] = [
         "cli",
         &[
             "audit", "catalog", "console", "content", "files", "gate", "identity", "oci", "policy", "pull",
-            "review", "server", "settings", "upstream",
+            "review", "server", "settings", "sink", "upstream",
         ],
     ),
     ("clock", &[]),
@@ -33,6 +33,7 @@ const TABLE: [(&str, &[&str]); 18] = [
     ("server", &["audit", "console", "content", "gate", "identity", "oci", "policy", "pull", "review"]),
     // Only what it turns files into; no other room but `cli` imports it.
     ("settings", &["audit", "identity", "oci", "policy", "upstream"]),
+    ("sink", &["audit", "oci", "policy"]),
     ("upstream", &["oci"]),
 ];
 const FREE: [&str; 2] = ["clock", "telemetry"];

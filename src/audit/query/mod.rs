@@ -43,7 +43,7 @@ impl Entry {
         self.value(path)?.as_u64()
     }
 
-    fn value(&self, path: &[&str]) -> Option<&Value> {
+    pub(in crate::audit) fn value(&self, path: &[&str]) -> Option<&Value> {
         let (first, rest) = path.split_first()?;
         rest.iter().try_fold(self.event.get(*first)?, |value, key| value.get(key))
     }
