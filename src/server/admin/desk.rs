@@ -107,7 +107,16 @@ impl Desk {
     /// A form of the console's own pages.
     async fn act(&self, request: Request<Incoming>, peer: &Peer) -> Reply {
         let verdict = self.access.identify(&request, peer).await;
-        let Verdict::Known(known) = verdict else { return turned(&verdict) };
+        let known = match verdict {
+            Verdict::Known(known) => known,
+            Verdict::Stranger if wants_page(request.headers()) => {
+                let to = own_path(request.uri().path());
+                let problem = "Your session is over. Nothing was done; log in and repeat it.";
+                let form = self.access.login_form();
+                return send(console::login(StatusCode::UNAUTHORIZED, &form, &to, Some(problem)));
+            }
+            verdict => return turned(&verdict),
+        };
         let foreign = Access::is_foreign(&request);
         let (head, body) = request.into_parts();
         let fields = match read_form(&head.headers, body).await {
@@ -171,13 +180,9 @@ impl Desk {
     /// Sends a browser to the form; tells a program what is missing.
     fn ask_who(&self, request: &Request<Incoming>, verdict: &Verdict) -> Reply {
         let headers = request.headers();
-        let html = headers
-            .get(ACCEPT)
-            .and_then(|accept| accept.to_str().ok())
-            .is_some_and(|accept| accept.contains("text/html"));
         let uri = request.uri();
         let here = own_path(uri.path_and_query().map_or("/", |here| here.as_str()));
-        if !html || !matches!(verdict, Verdict::Stranger) {
+        if !wants_page(headers) || !matches!(verdict, Verdict::Stranger) {
             return turned(verdict);
         }
         // The cookie of a session stays away when a link of another site is followed. From a page of ours
@@ -188,6 +193,12 @@ impl Desk {
         let query = url::form_urlencoded::Serializer::new(String::new()).append_pair("to", &here).finish();
         go(&format!("/login?{query}"), None)
     }
+}
+
+/// Whether somebody looks at the answer in a browser.
+fn wants_page(headers: &HeaderMap) -> bool {
+    let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
+    accept.is_some_and(|accept| accept.contains("text/html"))
 }
 
 /// A path of this listener's own, whatever a link made of it.

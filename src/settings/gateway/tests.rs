@@ -41,6 +41,7 @@ fn the_contract_of_the_shipped_file_with_every_comment_opened_is_understood() {
     assert_eq!(gateway.upstreams.len(), 1);
     assert_eq!(gateway.clients.len(), 1);
     assert!(gateway.listen.client_ca.is_some());
+    assert_eq!((gateway.admin.users.len(), gateway.admin.tls.is_some()), (1, true));
     let upstream = &gateway.upstreams[0];
     assert!(
         matches!(&upstream.origin, Origin::Endpoint(url) if url.as_str() == "https://registry-1.docker.io/")

@@ -254,6 +254,9 @@ async fn a_session_is_a_cookie_that_ends_when_it_is_idle_or_logged_out() {
     assert_eq!(browser.get("/log", &with).await.status, 200);
     clock.advance(Duration::from_secs(31 * 60));
     assert_eq!(browser.get("/log", &with).await.status, 303, "half an hour without use");
+    let late = browser.post("/inbox/0123456789abcdef", &with, &[("action", "resolve")]).await;
+    assert_eq!(late.status, 401);
+    assert!(text(&late).contains("Your session is over"), "{}", text(&late));
 
     let cookie = browser.log_in(VIEWER).await;
     let with = [("cookie", &*cookie), HTML];
@@ -332,6 +335,18 @@ async fn off_loopback_there_is_no_console_without_users_and_tls() {
     assert!(error.contains("clear text"), "{error}");
 }
 
+/// What `pullgate health` says of this gateway.
+async fn pullgate_health(gateway: &Gateway) -> String {
+    let file = gateway.site.path("pullgate.toml");
+    let mut config: toml::Table = std::fs::read_to_string(&file).unwrap().parse().unwrap();
+    // The port that was free at the start.
+    config["admin"]["address"] = gateway.running.admin_address().to_string().into();
+    std::fs::write(&file, toml::to_string(&config).unwrap()).unwrap();
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_pullgate"));
+    let output = command.arg("health").arg("--config").arg(file).output().await.unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
 #[tokio::test]
 async fn over_tls_a_certificate_is_a_user_too() {
     let ca = Ca::new();
@@ -368,6 +383,8 @@ async fn over_tls_a_certificate_is_a_user_too() {
     let cookie = nobody.get("/login", &[HTML]).await;
     let fields = [("csrf", &*csrf(&cookie)), ("token", REVIEWER)];
     let answer = nobody.post("/login", &[], &fields).await;
+    let health = pullgate_health(&pair.gateway).await;
+    assert_eq!(health, "ready\n", "it trusts the certificate of the configuration");
     let cookie = answer.header("set-cookie");
     assert!(cookie.starts_with("__Host-pullgate=") && cookie.contains("; Secure"), "{cookie}");
     assert!(cookie.contains("Path=/") && !cookie.contains("Domain"), "{cookie}");
