@@ -18,6 +18,7 @@ pub mod identity;
 pub mod oci;
 pub mod policy;
 pub mod pull;
+pub mod review;
 pub mod server;
 pub mod settings;
 pub mod sink;

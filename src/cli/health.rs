@@ -3,11 +3,15 @@
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use rustls_pki_types::ServerName;
 
 use super::{Exit, Failure};
+use crate::server::certificates::trusting_exactly;
 use crate::settings::{gateway, value};
 
 /// The most of an answer that is read.
@@ -42,7 +46,9 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<Exit, Fa
     if address.port() == 0 {
         return Err(Failure::usage(NoPort(arguments.config.display().to_string())));
     }
-    match ask(address, arguments.timeout) {
+    let tls = gateway.admin.tls.as_ref().map(|tls| trusting_exactly(&tls.certificate));
+    let tls = tls.transpose().map_err(Failure::usage)?.map(Arc::new);
+    match ask(address, tls, arguments.timeout) {
         Ok((200, _)) => {
             writeln!(out, "ready")?;
             Ok(Exit::Done)
@@ -58,6 +64,11 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<Exit, Fa
     }
 }
 
+/// A connection, with TLS or without.
+trait Stream: Read + Write {}
+
+impl<T: Read + Write> Stream for T {}
+
 /// Where a listener on this address is reached from its own machine.
 fn reachable(mut address: SocketAddr) -> SocketAddr {
     match address.ip() {
@@ -69,23 +80,34 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
 }
 
 /// The status and the body of `/readyz`, all within the time limit.
-fn ask(address: SocketAddr, timeout: Duration) -> io::Result<(u16, String)> {
+fn ask(address: SocketAddr, tls: Option<Arc<ClientConfig>>, timeout: Duration) -> io::Result<(u16, String)> {
     let begun = Instant::now();
     let left = || match timeout.checked_sub(begun.elapsed()) {
         None | Some(Duration::ZERO) => Err(io::Error::from(io::ErrorKind::TimedOut)),
         Some(left) => Ok(left),
     };
-    let mut stream = TcpStream::connect_timeout(&address, left()?)?;
-    stream.set_write_timeout(Some(left()?))?;
+    let socket = TcpStream::connect_timeout(&address, left()?)?;
+    socket.set_write_timeout(Some(left()?))?;
+    socket.set_read_timeout(Some(left()?))?;
+    let mut stream: Box<dyn Stream> = match tls {
+        None => Box::new(socket.try_clone()?),
+        Some(tls) => {
+            let name = ServerName::IpAddress(address.ip().into());
+            let connection = ClientConnection::new(tls, name).map_err(io::Error::other)?;
+            Box::new(StreamOwned::new(connection, socket.try_clone()?))
+        }
+    };
     let request = format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     let mut buffer = [0; 4096];
     loop {
-        stream.set_read_timeout(Some(left()?))?;
+        socket.set_read_timeout(Some(left()?))?;
         let read = match stream.read(&mut buffer) {
             // What a read past its time limit is called differs between systems.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(io::ErrorKind::TimedOut.into()),
+            // A farewell of TLS is not waited for.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
             read => read,
         }?;
         answer.extend_from_slice(&buffer[..read]);

@@ -191,7 +191,7 @@ impl Shown {
 }
 
 /// The token of `Authorization: Bearer …`; an empty one counts as shown. Any other scheme, and none, is none.
-fn bearer(header: &[u8]) -> Option<&[u8]> {
+pub(crate) fn bearer(header: &[u8]) -> Option<&[u8]> {
     let header = header.trim_ascii();
     let (scheme, rest) = header.split_at_checked(6)?;
     if !scheme.eq_ignore_ascii_case(b"bearer") {

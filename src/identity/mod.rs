@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 mod attribute;
 
+pub(crate) use attribute::bearer;
 pub use attribute::{ClientSettings, Evidence, Identity, IdentitySettings};
 
 /// What decisions may depend on: callers of one class get the same answers.

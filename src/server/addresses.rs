@@ -52,7 +52,7 @@ impl Drop for Seat {
 }
 
 /// Whom an address belongs to: a host with IPv6 has a whole /64 to choose from.
-fn key(address: IpAddr) -> IpAddr {
+pub(super) fn key(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(six) => Ipv6Addr::from_bits(six.to_bits() >> 64 << 64).into(),
         four => four,

@@ -1,5 +1,6 @@
 //! The server certificate: loaded, made and renewed where it is our own, and swapped while serving.
 
+mod exact;
 mod issue;
 
 use std::fmt;
@@ -17,6 +18,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::clock::Clock;
+
+pub use exact::trusting_exactly;
 
 /// The largest PEM file that is read.
 const FILE_MAX: u64 = 1 << 20;
@@ -173,6 +176,17 @@ impl Certificates {
             );
         }
         Ok(Arc::new(this))
+    }
+
+    /// Loads a certificate that is none of ours to make or renew.
+    ///
+    /// # Errors
+    /// A file is missing, unreadable or malformed, or the two do not belong together.
+    pub fn load(certificate: PathBuf, key: PathBuf, clock: &Clock) -> Result<Arc<Self>, CertificateError> {
+        // Without a place for a CA there is none of ours.
+        let settings = CertificateSettings { certificate, key, ca: PathBuf::new(), hosts: Vec::new() };
+        let current = load(&settings, clock.now())?;
+        Ok(Arc::new(Self { settings, clock: clock.clone(), current: ArcSwap::from_pointee(current) }))
     }
 
     /// What is being served with.

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use admin::{Admin, Condition};
+pub use admin::{AccessSettings, Admin, Condition, NoRandomness, UserSettings};
 pub use connections::Connections;
 pub use door::{Door, FIRST_HEADER};
 pub use listener::{Limits, Terms};
@@ -40,7 +40,19 @@ pub async fn serve_pulls(
     listener::Listener::new(socket, terms, stop).run(Some(tls), move |peer| door.visitor(peer)).await;
 }
 
-/// Serves the admin endpoints in plain text until stopped.
-pub async fn serve_admin(socket: TcpListener, admin: Admin, terms: Terms, stop: CancellationToken) {
-    listener::Listener::new(socket, terms, stop).run(None, move |_| admin.clone()).await;
+/// Serves the admin endpoints until stopped, in plain text where there is no TLS.
+pub async fn serve_admin(
+    socket: TcpListener,
+    tls: Option<Arc<Tls>>,
+    admin: Admin,
+    terms: Terms,
+    stop: CancellationToken,
+) {
+    let visited = admin.clone();
+    let ended = CancellationToken::new();
+    let serving = async {
+        listener::Listener::new(socket, terms, stop).run(tls, move |peer| visited.visit(peer)).await;
+        ended.cancel();
+    };
+    tokio::join!(serving, admin.keep(ended.cancelled()));
 }

@@ -9,6 +9,7 @@ mod sinks;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -18,6 +19,7 @@ use url::Url;
 use super::diagnostic::{FileError, Problem};
 use super::value;
 use crate::oci::Registry;
+use crate::policy::Surroundings;
 
 pub use super::value::{Lifetime, Rate};
 pub use alerts::{Alert, AlertWhen};
@@ -67,6 +69,15 @@ pub struct Gateway {
 }
 
 impl Gateway {
+    /// What lint compares a policy with.
+    pub fn surroundings(&self) -> Surroundings {
+        let mut clients: Vec<Arc<str>> = self.client_names().into_iter().map(Into::into).collect();
+        clients.sort();
+        clients.dedup();
+        let upstreams = self.upstreams.iter().filter(|upstream| upstream.auth.is_some());
+        Surroundings { clients, credentials: upstreams.map(|upstream| upstream.registry.clone()).collect() }
+    }
+
     /// The names of its `[[client]]` tables: those that a policy read for this gateway may use.
     pub fn client_names(&self) -> Vec<String> {
         self.clients.iter().map(|client| client.name.clone()).collect()
@@ -112,9 +123,56 @@ pub struct Tls {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct Admin {
-    /// Where `/livez`, `/readyz` and `/metrics` are served.
+    /// Where `/livez`, `/readyz`, `/metrics` and the console are served.
     #[serde(deserialize_with = "value::address")]
     pub address: SocketAddr,
+    /// Names by which browsers may call it besides its address and loopback names, lower-case.
+    #[serde(deserialize_with = "value::hosts")]
+    pub hosts: Vec<String>,
+    /// Plain text without.
+    pub tls: Option<AdminTls>,
+    /// `[[admin.user]]`: who may use the console. Without any, whoever reaches a loopback address.
+    #[serde(rename = "user")]
+    pub users: Vec<AdminUser>,
+}
+
+/// `[admin] tls`.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct AdminTls {
+    /// The server certificate and its chain, PEM; it may be that of the pull listener.
+    #[serde(deserialize_with = "value::path")]
+    pub certificate: PathBuf,
+    /// Its private key, PEM.
+    #[serde(deserialize_with = "value::path")]
+    pub key: PathBuf,
+    /// The CA, or CAs, of users' certificates; without it none is asked for.
+    #[serde(default, deserialize_with = "value::some_path")]
+    pub client_ca: Option<PathBuf>,
+}
+
+/// One `[[admin.user]]`: any of its tokens or certificates proves it.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(try_from = "RawAdminUser")]
+pub struct AdminUser {
+    /// Its name in the record.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// The sha256 hashes of its tokens.
+    pub tokens: Vec<[u8; 32]>,
+    /// The SANs of its certificates.
+    pub certificates: Vec<String>,
+}
+
+/// What a user of the console may do.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Read, and say what becomes of blocked pulls.
+    Reviewer,
+    /// Read.
+    Viewer,
 }
 
 /// `[storage]`.
@@ -338,7 +396,7 @@ impl Default for Tls {
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { address: ([127, 0, 0, 1], 9443).into() }
+        Self { address: ([127, 0, 0, 1], 9443).into(), hosts: Vec::new(), tls: None, users: Vec::new() }
     }
 }
 
@@ -533,6 +591,67 @@ impl TryFrom<RawClient> for Client {
     }
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawAdminUser {
+    name: String,
+    role: Role,
+    #[serde(default, deserialize_with = "value::one_or_some_hashes")]
+    token_sha256: Option<Vec<[u8; 32]>>,
+    #[serde(default, deserialize_with = "value::one_or_some_texts")]
+    certificate: Option<Vec<String>>,
+}
+
+impl TryFrom<RawAdminUser> for AdminUser {
+    type Error = String;
+
+    fn try_from(raw: RawAdminUser) -> Result<Self, String> {
+        let RawAdminUser { name, role, token_sha256, certificate } = raw;
+        if name.is_empty() || name.chars().count() > 64 || name.chars().any(char::is_control) {
+            return Err("a user's `name` is 1 to 64 printable characters".into());
+        }
+        let (tokens, certificates) = (token_sha256.unwrap_or_default(), certificate.unwrap_or_default());
+        if tokens.is_empty() && certificates.is_empty() {
+            return Err(format!("user {name:?} could never log in; give it `token_sha256` or `certificate`"));
+        }
+        if certificates.iter().any(String::is_empty) {
+            return Err(format!("user {name:?} has an empty name in `certificate`"));
+        }
+        Ok(Self { name, role, tokens, certificates })
+    }
+}
+
+/// What is wrong with who may use the console.
+fn admin_problems(admin: &Admin, at: impl Fn(&str) -> Option<std::ops::Range<usize>>) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let place = || at("admin.user").or_else(|| at("admin"));
+    for (index, user) in admin.users.iter().enumerate() {
+        if admin.users.iter().take(index).any(|other| other.name == user.name) {
+            let message = format!("admin.user: {:?} is there twice", user.name);
+            problems
+                .push(Problem::new(place(), message).help(
+                    "give one table several hashes in `token_sha256`, or the users names of their own",
+                ));
+        }
+        let verified = admin.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+        if !user.certificates.is_empty() && !verified {
+            let message = format!(
+                "admin.user: {:?} has a `certificate`, and there is no `[admin] tls.client_ca` to verify it by",
+                user.name
+            );
+            problems.push(Problem::new(place(), message).help("name the CA of users' certificates there"));
+        }
+    }
+    if !admin.users.is_empty() && admin.tls.is_none() && !admin.address.ip().to_canonical().is_loopback() {
+        problems.push(
+            Problem::new(place(), "admin.user: their tokens would cross the network in clear text").help(
+                "give [admin] tls = { certificate = \"…\", key = \"…\" }, or a loopback address behind a proxy that speaks TLS",
+            ),
+        );
+    }
+    problems
+}
+
 /// Reads and checks a `pullgate.toml`.
 ///
 /// # Errors
@@ -576,6 +695,7 @@ pub fn parse(path: &Path, text: &str) -> Result<Gateway, FileError> {
                 .help("give the admin listener its own port"),
         );
     }
+    problems.extend(admin_problems(&gateway.admin, at));
     let limits = &gateway.limits;
     for (key, most) in [
         ("limits.connections", limits.connections),

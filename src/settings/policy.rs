@@ -30,7 +30,7 @@ use crate::policy::{
 };
 
 pub use schema::schema;
-pub use work::{Unsound, Work, load_tests, open};
+pub use work::{Unsound, Work, compile, load_tests, open, text_of};
 
 /// The file that commands read unless told otherwise.
 pub const DEFAULT_PATH: &str = "config/policy.toml";

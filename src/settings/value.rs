@@ -360,6 +360,34 @@ pub(super) fn some_hashes<'de, D: Deserializer<'de>>(
     Ok(Some(Vec::<Sha256>::deserialize(deserializer)?.into_iter().map(|hash| hash.0).collect()))
 }
 
+/// One value, or a list of them.
+#[derive(serde::Deserialize)]
+#[serde(untagged)]
+enum OneOrSome {
+    One(String),
+    Some(Vec<String>),
+}
+
+/// `deserialize_with`: one text or several, as an optional key.
+pub(super) fn one_or_some_texts<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Vec<String>>, D::Error> {
+    Ok(Some(match OneOrSome::deserialize(deserializer)? {
+        OneOrSome::One(text) => vec![text],
+        OneOrSome::Some(texts) => texts,
+    }))
+}
+
+/// `deserialize_with`: one sha256 hash of a token or several, as an optional key.
+pub(super) fn one_or_some_hashes<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Vec<[u8; 32]>>, D::Error> {
+    use serde::de::value::StrDeserializer;
+    let texts = one_or_some_texts(deserializer)?.unwrap_or_default();
+    let hash = |text: &String| Sha256::deserialize(StrDeserializer::<D::Error>::new(text)).map(|hash| hash.0);
+    texts.iter().map(hash).collect::<Result<_, _>>().map(Some)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

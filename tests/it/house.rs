@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Which rooms each room may import. `clock` and `telemetry` stand alone and may be imported by all.
-const TABLE: [(&str, &[&str]); 19] = [
+const TABLE: [(&str, &[&str]); 20] = [
     // It keeps its place in the record as sinks do; the tests of both make callers up.
     ("alert", &["audit", "identity", "oci", "policy", "sink"]),
     ("audit", &["identity", "oci", "policy"]),
@@ -13,12 +13,12 @@ const TABLE: [(&str, &[&str]); 19] = [
     (
         "cli",
         &[
-            "alert", "audit", "catalog", "content", "files", "gate", "identity", "oci", "policy", "pull",
-            "server", "settings", "sink", "upstream",
+            "alert", "audit", "catalog", "console", "content", "files", "gate", "identity", "oci", "policy",
+            "pull", "review", "server", "settings", "sink", "upstream",
         ],
     ),
     ("clock", &[]),
-    ("console", &["audit", "catalog", "policy"]),
+    ("console", &["audit", "catalog", "gate", "oci", "policy", "review"]),
     ("content", &["oci"]),
     ("files", &[]),
     ("gate", &["audit", "catalog", "identity", "oci", "policy", "pull"]),
@@ -28,9 +28,11 @@ const TABLE: [(&str, &[&str]); 19] = [
     ("oci", &[]),
     ("policy", &["identity", "oci"]),
     ("pull", &["catalog", "content", "oci", "policy", "upstream"]),
+    // What the pages show, and nothing of where it comes from but the record.
+    ("review", &["audit", "identity", "oci", "policy"]),
     // The door turns settled replies over to the record, streams what content holds, and answers with
     // the console's page of a refusal.
-    ("server", &["audit", "console", "content", "gate", "identity", "oci", "policy", "pull"]),
+    ("server", &["audit", "console", "content", "gate", "identity", "oci", "policy", "pull", "review"]),
     // Only what it turns files into; no other room but `cli` imports it.
     ("settings", &["audit", "identity", "oci", "policy", "upstream"]),
     ("sink", &["audit", "identity", "oci", "policy"]),

@@ -2,7 +2,6 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use jiff::Timestamp;
 use owo_colors::OwoColorize as _;
@@ -110,13 +109,7 @@ fn judge(arguments: &Arguments, now: Timestamp, out: &mut dyn Write) -> Result<E
 }
 
 fn surroundings(config: &Path) -> Result<Surroundings, Failure> {
-    let settings = gateway::load(config).map_err(Failure::unjudged)?;
-    let mut clients: Vec<Arc<str>> =
-        settings.clients.iter().map(|client| client.name.as_str().into()).collect();
-    clients.sort();
-    clients.dedup();
-    let upstreams = settings.upstreams.into_iter().filter(|upstream| upstream.auth.is_some());
-    Ok(Surroundings { clients, credentials: upstreams.map(|upstream| upstream.registry).collect() })
+    Ok(gateway::load(config).map_err(Failure::unjudged)?.surroundings())
 }
 
 /// What the reader says, as findings.

@@ -12,16 +12,19 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::control::Control;
-use super::reload::{Reloading, Status, Watched, Watches, try_out, warn_of_exceptions};
+use super::judge::FileJudge;
+use super::reload::{Reloading, Served, Status, Watched, Watches, try_out, warn_of_exceptions};
 use crate::alert::{self, Alerts};
 use crate::audit::{self, Log};
 use crate::catalog::{self, Catalog};
 use crate::cli::Failure;
 use crate::clock::Clock;
+use crate::console::{self, Console};
 use crate::content::{self, Store};
 use crate::gate::{self, Gate, Rules};
 use crate::identity::{ClientSettings, Identity, IdentitySettings};
 use crate::pull::{self, Puller};
+use crate::review::{Judge, Review};
 use crate::server::certificates::{CertificateSettings, Certificates, ClientCa, server_config};
 use crate::server::{self, Admin, Condition, Connections, Door, Manner, Manners, Terms, Tls};
 use crate::settings::diagnostic::FileError;
@@ -119,6 +122,7 @@ pub struct Running {
     puller: Puller,
     drain: Duration,
     admin: Admin,
+    console: Console,
     reloading: Reloading,
     stop: CancellationToken,
     end: CancellationToken,
@@ -127,8 +131,34 @@ pub struct Running {
     keeper: JoinHandle<()>,
     expiries: JoinHandle<()>,
     control: Control,
+    reviewing: Option<Reviewing>,
+    judge: Arc<dyn Judge>,
     sinks: Sinks,
     alerts: Alerts,
+}
+
+/// The projection for the review pages, and what keeps it up to date.
+#[derive(Debug)]
+struct Reviewing {
+    review: Review,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Reviewing {
+    fn start(review: Review, log: Log) -> Self {
+        let stop = CancellationToken::new();
+        let (follower, stopped) = (review.clone(), stop.clone());
+        let task = tokio::spawn(async move { follower.run(log, stopped).await });
+        Self { review, stop, task }
+    }
+
+    /// On return it reads the record no more.
+    async fn end(self) {
+        self.stop.cancel();
+        let _ = self.task.await;
+        self.review.close().await;
+    }
 }
 
 impl Running {
@@ -160,13 +190,21 @@ impl Running {
             policy: watch_policy,
             shadow: watch_shadow,
             certificates: watch::watch(files.collect(), poll),
+            admin: settings.admin.tls.as_ref().map(|tls| {
+                let files = [&tls.certificate, &tls.key].into_iter().chain(&tls.client_ca);
+                watch::watch(files.cloned().collect(), poll)
+            }),
         };
-        let client_ca = match &settings.listen.client_ca {
+        let listener = served(certificates, settings.listen.client_ca.as_ref())?;
+        let admin_listener = match &settings.admin.tls {
             None => None,
-            Some(file) => Some((file.clone(), ClientCa::load(file).map_err(StartError::usage)?)),
+            Some(tls) => {
+                let certificates = Certificates::load(tls.certificate.clone(), tls.key.clone(), &clock);
+                Some(served(certificates.map_err(StartError::usage)?, tls.client_ca.as_ref())?)
+            }
         };
-        let tls = server_config(certificates.clone(), client_ca.as_ref().map(|(_, ca)| ca));
-        let tls = Arc::new(Tls::new(tls.map_err(StartError::usage)?));
+        let tls = listener.tls.clone();
+        let admin_tls = admin_listener.as_ref().map(|listener| listener.tls.clone());
 
         let folder = &settings.storage.path;
         let storage = content::Settings { path: folder.join("content"), max_size: settings.storage.max_size };
@@ -174,6 +212,12 @@ impl Running {
         let quota = catalog::quota(settings.storage.max_size);
         let catalog = Catalog::open(folder, quota, clock.clone()).await.map_err(StartError::internal)?;
         let log = Log::open(audit_settings(settings), clock.clone()).await.map_err(StartError::internal)?;
+        // Pulls and the record go on without it.
+        let review = Review::open(folder, clock.clone()).await;
+        if let Err(error) = &review {
+            tracing::error!(%error, "the review pages stay empty");
+        }
+        let judge: Arc<dyn Judge> = Arc::new(FileJudge::new(settings, catalog.clone()));
         let upstreams =
             Upstreams::new(upstream_settings(settings, resolver, proxy_from_environment), clock.clone())
                 .map_err(StartError::usage)?;
@@ -226,7 +270,7 @@ impl Running {
         gate.record_policy(None, Vec::new()).await.map_err(StartError::internal)?;
         let control = control.serve(catalog.clone(), log.clone());
 
-        let stop = CancellationToken::new();
+        let (stop, end) = (CancellationToken::new(), CancellationToken::new());
         let shadow = settings.policy.shadow.clone();
         if let Some(file) = &shadow {
             try_out(file, &clients, &gate);
@@ -235,9 +279,8 @@ impl Running {
             shadow,
             policy_file: settings.policy.file.clone(),
             clients,
-            certificates,
-            client_ca,
-            tls: tls.clone(),
+            listener,
+            admin: admin_listener,
             clock: clock.clone(),
         };
         let reloading = Reloading::start(
@@ -248,15 +291,36 @@ impl Running {
             watches,
             stop.clone(),
         );
-        let admin = {
-            let (log, store, upstreams) = (log.clone(), store.clone(), upstreams.clone());
-            Admin::new(Arc::new(metrics), gate.clone(), move || {
+        let probe = Arc::new({
+            let (log, store, upstreams, review) =
+                (log.clone(), store.clone(), upstreams.clone(), review.clone());
+            move || {
                 let mut conditions = conditions(&status, &log, &store, &upstreams);
+                conditions.push(review_condition(&review));
                 conditions.extend(carried.status().into_iter().map(sink_condition));
                 conditions.extend(has_alerts.then(|| alert_condition(called())));
                 conditions
-            })
-        };
+            }
+        });
+        let console = Console::new(console::Sources {
+            gate: gate.clone(),
+            log: log.clone(),
+            reader: audit::Reader::open(folder).await.map_err(StartError::internal)?,
+            catalog: catalog.clone(),
+            review: review.clone(),
+            judge: judge.clone(),
+            conditions: Arc::new({
+                let probe = probe.clone();
+                let shown = |Condition { name, ok, detail, .. }| console::Condition { name, ok, detail };
+                move || probe().into_iter().map(shown).collect()
+            }),
+            upstreams: Arc::new(move || upstreams.health().into_iter().map(console_upstream).collect()),
+            clock: clock.clone(),
+        });
+        let access = access_settings(settings, admin_address);
+        let desk = (console.clone(), access, log.clone(), clock.clone());
+        let admin = Admin::new(Arc::new(metrics), gate.clone(), move || probe(), desk)
+            .map_err(StartError::internal)?;
         let terms = Terms {
             limits: limits(settings),
             trusted_proxies: settings.listen.trusted_proxies.clone(),
@@ -268,13 +332,19 @@ impl Running {
             Terms { trusted_proxies: Vec::new(), connections: Connections::default(), ..terms.clone() };
         let drain = terms.limits.drain;
         let door = Door::new(gate.clone(), puller.clone(), manners(settings), first_header, clock);
-        let end = CancellationToken::new();
         let pulls = tokio::spawn(server::serve_pulls(socket, tls, door, terms, stop.clone()));
         // Load balancers must be able to ask while the pulls are drained.
-        let health = tokio::spawn(server::serve_admin(admin_socket, admin.clone(), admin_terms, end.clone()));
+        let health = tokio::spawn(server::serve_admin(
+            admin_socket,
+            admin_tls,
+            admin.clone(),
+            admin_terms,
+            end.clone(),
+        ));
         let expiries = tokio::spawn(gate.clone().record_expiries(poll, end.clone()));
         let keeper =
             tokio::spawn(gate::record_sightings(sightings, catalog.clone(), log.clone(), end.clone()));
+        let reviewing = review.ok().map(|review| Reviewing::start(review, log.clone()));
         Ok(Self {
             address,
             admin_address,
@@ -285,6 +355,7 @@ impl Running {
             puller,
             drain,
             admin,
+            console,
             reloading,
             stop,
             end,
@@ -293,6 +364,8 @@ impl Running {
             keeper,
             expiries,
             control,
+            reviewing,
+            judge,
             sinks,
             alerts,
         })
@@ -319,6 +392,16 @@ impl Running {
         self.reloading.force();
     }
 
+    /// What the review pages show; none when its database could not be opened.
+    pub fn review(&self) -> Option<&Review> {
+        self.reviewing.as_ref().map(|reviewing| &reviewing.review)
+    }
+
+    /// What reads the policy file for the review pages.
+    pub fn judge(&self) -> &Arc<dyn Judge> {
+        &self.judge
+    }
+
     /// Writes what the record still holds in memory.
     pub async fn flush_log(&self) -> Result<(), audit::Error> {
         self.log.flush().await
@@ -339,13 +422,64 @@ impl Running {
         // What was noticed until now is still put on record.
         self.end.cancel();
         let _ = self.health.await;
+        self.console.close().await;
         let _ = self.keeper.await;
+        if let Some(reviewing) = self.reviewing {
+            reviewing.end().await;
+        }
         let _ = self.expiries.await;
         self.catalog.close().await;
         // They read from the log: what they have not delivered is on record for the next start.
         self.alerts.stop().await;
         self.sinks.stop().await;
         self.log.close().await;
+    }
+}
+
+/// What a listener serves with: this certificate, and the CA of its clients.
+fn served(certificates: Arc<Certificates>, client_ca: Option<&PathBuf>) -> Result<Served, StartError> {
+    let client_ca = match client_ca {
+        None => None,
+        Some(file) => Some((file.clone(), ClientCa::load(file).map_err(StartError::usage)?)),
+    };
+    let config = server_config(certificates.clone(), client_ca.as_ref().map(|(_, ca)| ca));
+    let tls = Arc::new(Tls::new(config.map_err(StartError::usage)?));
+    Ok(Served { certificates, client_ca, tls })
+}
+
+fn access_settings(settings: &Gateway, address: SocketAddr) -> server::AccessSettings {
+    let user = |user: &file::AdminUser| server::UserSettings {
+        name: user.name.as_str().into(),
+        role: match user.role {
+            file::Role::Reviewer => console::Role::Reviewer,
+            file::Role::Viewer => console::Role::Viewer,
+        },
+        tokens: user.tokens.clone(),
+        certificates: user.certificates.clone(),
+    };
+    server::AccessSettings {
+        address,
+        hosts: settings.admin.hosts.clone(),
+        tls: settings.admin.tls.is_some(),
+        users: settings.admin.users.iter().map(user).collect(),
+    }
+}
+
+fn console_upstream(health: upstream::Health) -> console::Upstream {
+    let failure = health.failure().map(ToString::to_string);
+    console::Upstream {
+        registry: health.registry.to_string(),
+        endpoint: health.endpoint,
+        declared: health.declared,
+        failure,
+        last_success: health.last_success,
+        last_failure: health.last_failure.map(|(at, _)| at),
+        resting_until: health.resting_until,
+        throttled_until: health.throttled_until,
+        remaining: health.rate_limit.and_then(|limit| limit.remaining),
+        limit: health.rate_limit.and_then(|limit| limit.limit),
+        requests: health.requests,
+        denied: health.denied,
     }
 }
 
@@ -569,4 +703,16 @@ fn conditions(status: &Status, log: &Log, store: &Store, upstreams: &Upstreams) 
         }
     }));
     conditions
+}
+
+fn review_condition(review: &Result<Review, crate::review::Error>) -> Condition {
+    let (ok, detail) = match review {
+        Err(error) => (false, error.to_string()),
+        Ok(review) => match review.status() {
+            crate::review::Status { last_error: Some(error), .. } => (false, error.to_string()),
+            status if status.behind => (true, format!("being made anew, at event {}", status.seq)),
+            status => (true, format!("up to date with event {}", status.seq)),
+        },
+    };
+    Condition { name: "review".to_owned(), ok, required: false, detail }
 }

@@ -2,6 +2,7 @@
 
 mod compose;
 mod control;
+mod judge;
 mod reload;
 
 use std::io::{self, Write};
@@ -69,7 +70,8 @@ fn greet(settings: &gateway::Gateway, running: &Running, out: &mut dyn Write) ->
     writeln!(out, "pullgate {} listens on https://{address}", env!("CARGO_PKG_VERSION"))?;
     writeln!(out, "  policy  {} ({})", settings.policy.file.display(), running.policy())?;
     writeln!(out, "  CA      {ca}")?;
-    writeln!(out, "  admin   http://{}/readyz", running.admin_address())?;
+    let scheme = if settings.admin.tls.is_some() { "https" } else { "http" };
+    writeln!(out, "  console {scheme}://{}/ (/readyz, /metrics)", running.admin_address())?;
     writeln!(out)?;
     writeln!(out, "Try an allowed image and a refused one:")?;
     let get = format!("curl --cacert {ca} https://{gateway}/v2/docker.io/library/python/manifests");

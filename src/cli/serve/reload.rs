@@ -25,15 +25,17 @@ use crate::telemetry::Metrics;
 /// What is read again.
 #[derive(Clone, Copy, Debug)]
 enum What {
+    AdminCertificates,
     Certificates,
     Policy,
 }
 
 impl What {
-    const ALL: [Self; 2] = [Self::Certificates, Self::Policy];
+    const ALL: [Self; 3] = [Self::AdminCertificates, Self::Certificates, Self::Policy];
 
     fn as_str(self) -> &'static str {
         match self {
+            Self::AdminCertificates => "admin_certificates",
             Self::Certificates => "certificates",
             Self::Policy => "policy",
         }
@@ -122,7 +124,10 @@ impl Status {
                 detail: error.unwrap_or_else(|| "as in the file".to_owned()),
             }
         };
-        vec![condition(What::Policy), condition(What::Certificates)]
+        let mut conditions = vec![condition(What::Policy), condition(What::Certificates)];
+        // Without TLS of its own the admin listener has none that could fail.
+        conditions.extend(Some(condition(What::AdminCertificates)).filter(|condition| !condition.ok));
+        conditions
     }
 }
 
@@ -135,6 +140,8 @@ pub(super) struct Watches {
     pub(super) policy: Watch,
     pub(super) shadow: Option<Watch>,
     pub(super) certificates: Watch,
+    /// Those of the admin listener.
+    pub(super) admin: Option<Watch>,
 }
 
 /// What is watched, and what it turns into.
@@ -144,11 +151,18 @@ pub(super) struct Watched {
     pub(super) shadow: Option<PathBuf>,
     /// The names that the policy may call clients.
     pub(super) clients: Vec<String>,
+    pub(super) listener: Served,
+    /// What the admin listener serves with, where it speaks TLS.
+    pub(super) admin: Option<Served>,
+    pub(super) clock: Clock,
+}
+
+/// What a listener serves with.
+pub(super) struct Served {
     pub(super) certificates: Arc<Certificates>,
     /// The client CA's file, and what is in force of it.
     pub(super) client_ca: Option<(PathBuf, ClientCa)>,
     pub(super) tls: Arc<Tls>,
-    pub(super) clock: Clock,
 }
 
 /// How often certificates are looked at for renewal.
@@ -160,7 +174,7 @@ type MakeRules = Box<dyn Fn(Policy) -> Rules + Send + Sync>;
 #[derive(Debug)]
 pub(super) struct Reloading {
     policy: Force,
-    certificates: Force,
+    certificates: Vec<Force>,
     tasks: TaskTracker,
 }
 
@@ -173,9 +187,8 @@ impl Reloading {
         watches: Watches,
         stop: CancellationToken,
     ) -> Self {
-        let Watched { policy_file, shadow, clients, certificates, mut client_ca, tls, clock } = watched;
+        let Watched { policy_file, shadow, clients, listener, admin, clock } = watched;
         let (mut policies, policy) = watches.policy;
-        let (mut pairs, force_certificates) = watches.certificates;
         let (status_of_policy, until) = (status.clone(), stop.clone());
         let tasks = TaskTracker::new();
         if let (Some(file), Some((mut shadows, _))) = (shadow, watches.shadow) {
@@ -192,34 +205,19 @@ impl Reloading {
                 status_of_policy.settle(What::Policy, outcome);
             }
         });
-        tasks.spawn(async move {
-            let mut renewal = tokio::time::interval(RENEWAL);
-            loop {
-                let outcome = tokio::select! {
-                    () = stop.cancelled() => return,
-                    change = pairs.recv() => match change {
-                        None => return,
-                        Some(_) => read_again(&certificates, &mut client_ca, &tls),
-                    },
-                    _ = renewal.tick() => match certificates.renew() {
-                        // That nothing was due heals nothing.
-                        Ok(false) => continue,
-                        Ok(true) => Ok(()),
-                        Err(error) => Err(error),
-                    },
-                };
-                let outcome = match outcome {
-                    Ok(()) => Outcome::Adopted,
-                    Err(error) => {
-                        tracing::error!(%error, "the certificates cannot be used; the former ones go on");
-                        Outcome::Refused(error.to_string())
-                    }
-                };
-                status.settle(What::Certificates, outcome);
+        let mut certificates = Vec::new();
+        let listeners = [
+            (What::Certificates, Some(listener), Some(watches.certificates)),
+            (What::AdminCertificates, admin, watches.admin),
+        ];
+        for (what, served, watch) in listeners {
+            if let (Some(served), Some((changes, force))) = (served, watch) {
+                certificates.push(force);
+                tasks.spawn(keep_certificates(what, served, changes, status.clone(), stop.clone()));
             }
-        });
+        }
         tasks.close();
-        Self { policy, certificates: force_certificates, tasks }
+        Self { policy, certificates, tasks }
     }
 
     /// Waits until what was being adopted when the stop was called is in force and on record.
@@ -229,15 +227,48 @@ impl Reloading {
 
     pub(super) fn force(&self) {
         self.policy.now();
-        self.certificates.now();
+        for certificates in &self.certificates {
+            certificates.now();
+        }
     }
 }
 
-fn read_again(
-    certificates: &Arc<Certificates>,
-    client_ca: &mut Option<(PathBuf, ClientCa)>,
-    tls: &Tls,
-) -> Result<(), CertificateError> {
+/// Reads a listener's certificates again when they change, and renews what is ours.
+async fn keep_certificates(
+    what: What,
+    mut served: Served,
+    mut changes: mpsc::Receiver<Change>,
+    status: Status,
+    stop: CancellationToken,
+) {
+    let mut renewal = tokio::time::interval(RENEWAL);
+    loop {
+        let outcome = tokio::select! {
+            () = stop.cancelled() => return,
+            change = changes.recv() => match change {
+                None => return,
+                Some(_) => read_again(&mut served),
+            },
+            _ = renewal.tick() => match served.certificates.renew() {
+                // That nothing was due heals nothing.
+                Ok(false) => continue,
+                Ok(true) => Ok(()),
+                Err(error) => Err(error),
+            },
+        };
+        let outcome = match outcome {
+            Ok(()) => Outcome::Adopted,
+            Err(error) => {
+                tracing::error!(%error, "the certificates cannot be used; the former ones go on");
+                Outcome::Refused(error.to_string())
+            }
+        };
+        status.settle(what, outcome);
+    }
+}
+
+fn read_again(served: &mut Served) -> Result<(), CertificateError> {
+    let Served { certificates, client_ca, tls } = served;
     // Both or neither: what cannot be used of the one must not leave the other in force by half.
     let read = match client_ca {
         Some((file, in_force)) => {

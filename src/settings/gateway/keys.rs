@@ -9,7 +9,7 @@ use crate::settings::diagnostic::{Problem, nearest};
 /// One key of `pullgate.toml`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Key {
-    /// Its place: `listen.tls.key`; `upstream` and `client` are arrays of tables.
+    /// Its place: `listen.tls.key`; `admin.user`, `upstream` and `client` are arrays of tables.
     pub path: &'static str,
     /// What kind of value.
     pub kind: &'static str,
@@ -35,6 +35,14 @@ pub const KEYS: &[Key] = &[
     key("listen.trusted_proxies", "list of ranges", Some("[]")),
     key("listen.client_ca", "path", None),
     key("admin.address", "address:port", Some("\"127.0.0.1:9443\"")),
+    key("admin.hosts", "list of names", Some("[]")),
+    key("admin.tls.certificate", "path", None),
+    key("admin.tls.key", "path", None),
+    key("admin.tls.client_ca", "path", None),
+    key("admin.user.name", "text", None),
+    key("admin.user.role", "viewer, reviewer", None),
+    key("admin.user.token_sha256", "list of hashes", None),
+    key("admin.user.certificate", "list of names", None),
     key("storage.path", "path", Some("\"data\"")),
     key("storage.max_size", "size", Some("\"50GiB\"")),
     key("audit.max_size", "size", Some("\"5GiB\"")),
@@ -95,10 +103,10 @@ pub const KEYS: &[Key] = &[
 ];
 
 /// Keys and tables whose names are taken and whose meaning this version does not carry out yet.
-const RESERVED: &[&str] = &["admin.tls", "admin.user", "canary", "connect", "prefetch", "shadow"];
+const RESERVED: &[&str] = &["canary", "connect", "prefetch", "shadow"];
 
 /// The tables that may be written several times.
-const ARRAYS: &[&str] = &["alert", "client", "sink", "upstream"];
+const ARRAYS: &[&str] = &["admin.user", "alert", "client", "sink", "upstream"];
 
 /// Keys under which people would write a secret itself, were they allowed to.
 const SECRETS: &[&str] = &["password", "identity_token", "token", "secret"];

@@ -41,6 +41,7 @@ fn the_contract_of_the_shipped_file_with_every_comment_opened_is_understood() {
     assert_eq!(gateway.upstreams.len(), 1);
     assert_eq!(gateway.clients.len(), 1);
     assert!(gateway.listen.client_ca.is_some());
+    assert_eq!((gateway.admin.users.len(), gateway.admin.tls.is_some()), (1, true));
     let upstream = &gateway.upstreams[0];
     assert!(
         matches!(&upstream.origin, Origin::Endpoint(url) if url.as_str() == "https://registry-1.docker.io/")
@@ -96,6 +97,8 @@ fn every_key_is_in_the_list_and_every_listed_key_is_understood() {
     assert_eq!(fields("[[upstream]]\nnonsense = 1"), listed("upstream"));
     assert_eq!(fields("[[upstream]]\nauth = { nonsense = 1 }"), listed("upstream.auth"));
     assert_eq!(fields("[[client]]\nnonsense = 1"), listed("client"));
+    assert_eq!(fields("[admin]\ntls = { nonsense = 1 }"), listed("admin.tls"));
+    assert_eq!(fields("[[admin.user]]\nnonsense = 1"), listed("admin.user"));
     assert_eq!(fields("[[sink]]\nnonsense = 1"), listed("sink"));
     assert_eq!(fields("[[alert]]\nnonsense = 1"), listed("alert"));
 }
@@ -150,8 +153,6 @@ fn all_unknown_keys_are_told_at_once() {
 fn what_is_reserved_or_not_built_yet_is_an_error_that_says_so() {
     for (text, key) in [
         ("sealed = true", "sealed = true"),
-        ("[[admin.user]]\nname = \"x\"", "admin.user"),
-        ("[admin]\ntls = {}", "admin.tls"),
         ("[canary]", "canary"),
         ("[connect]", "connect"),
         ("[prefetch]", "prefetch"),
@@ -322,6 +323,41 @@ fn a_client_must_be_somebody() {
         let line = client(keys).unwrap_err();
         assert!(line.contains(wanted), "{line}");
     }
+}
+
+#[test]
+fn a_user_of_the_console_has_a_way_to_prove_itself_that_nobody_overhears() {
+    let hash = "a".repeat(64);
+    let read = |text: &str| read(&text.replace("HASH", &hash)).map_err(|error| error.to_string());
+    let user = "[[admin.user]]\nname = \"eva\"\nrole = \"reviewer\"\n";
+    let tls = "tls = { certificate = \"a.crt\", key = \"a.key\" }\n";
+    let gateway = read(&format!("{user}token_sha256 = \"HASH\"")).unwrap();
+    assert_eq!(gateway.admin.users[0].tokens, [[0xaa; 32]]);
+    assert_eq!(gateway.admin.users[0].role, Role::Reviewer);
+    let both = format!("{user}token_sha256 = [\"HASH\"]\ncertificate = \"eva@example.com\"");
+    let with_ca = "[admin]\naddress = \"0.0.0.0:9443\"\ntls = { certificate = \"a\", key = \"b\", client_ca = \"c\" }\n";
+    assert_eq!(read(&format!("{with_ca}{both}")).unwrap().admin.users[0].certificates, ["eva@example.com"]);
+    let public = "[admin]\naddress = \"0.0.0.0:9443\"\n";
+    assert!(read(public).is_ok(), "probes and metrics need no user");
+    for (text, wanted) in [
+        (user.to_owned(), "could never log in"),
+        (format!("{user}token_sha256 = []"), "could never log in"),
+        (format!("{user}token_sha256 = \"x\""), "64 hex digits"),
+        (format!("{user}certificate = \"eva@example.com\""), "no `[admin] tls.client_ca`"),
+        (format!("{user}token_sha256 = \"HASH\"\n{user}token_sha256 = \"HASH\""), "is there twice"),
+        (format!("{public}{user}token_sha256 = \"HASH\""), "in clear text"),
+        (
+            "[[admin.user]]\nname = \"eva\"\nrole = \"root\"\ntoken_sha256 = \"HASH\"".to_owned(),
+            "unknown variant `root`",
+        ),
+        ("[[admin.user]]\nrole = \"viewer\"\ntoken_sha256 = \"HASH\"".to_owned(), "missing field `name`"),
+        ("[admin]\ntls = { certificate = \"a\" }".to_owned(), "missing field `key`"),
+        ("[admin]\nhosts = [\"https://x\"]".to_owned(), "admin.hosts: \"https://x\" is neither a host name"),
+    ] {
+        let line = read(&text).expect_err(&text);
+        assert!(line.contains(wanted), "{line}\nwanted {wanted}");
+    }
+    assert!(read(&format!("{public}{tls}{user}token_sha256 = \"HASH\"")).is_ok());
 }
 
 #[test]

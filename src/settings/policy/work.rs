@@ -6,8 +6,8 @@ use std::path::Path;
 use toml::de::DeTable;
 
 use super::keys::TEST;
-use super::parse;
 use super::reader::Reader;
+use super::{parse, parse_for};
 use crate::oci::Digest;
 use crate::policy::{Policy, PolicyTest, Rules};
 use crate::settings::diagnostic::{FileError, Problem};
@@ -52,6 +52,25 @@ pub fn open(path: &Path) -> Result<Work, Unsound> {
     }
 }
 
+/// The policy that a text is, for a gateway with these clients; `path` is what errors call it.
+///
+/// # Errors
+/// It is no policy: every wrong line.
+pub fn compile(path: &Path, text: &str, clients: &[String]) -> Result<Work, FileError> {
+    let policy = parse_for(path, text, Some(clients))?;
+    // The same reader does not find a policy once and miss its rules once.
+    let rules = rules(path, text).ok_or_else(|| FileError::invalid(path, text, Vec::new()))?;
+    Ok(Work { policy, rules, text: text.to_owned() })
+}
+
+/// What a policy file says, whatever that is.
+///
+/// # Errors
+/// It cannot be read.
+pub fn text_of(path: &Path) -> Result<String, FileError> {
+    std::fs::read_to_string(path).map_err(|error| FileError::unreadable(path, error))
+}
+
 /// Reads a file that holds `[[test]]` tables and nothing else.
 ///
 /// # Errors
@@ -84,10 +103,6 @@ fn rules(path: &Path, text: &str) -> Option<Rules> {
 
 fn file_name(path: &Path) -> String {
     path.file_name().map_or_else(|| "policy.toml".to_owned(), |name| name.to_string_lossy().into_owned())
-}
-
-fn text_of(path: &Path) -> Result<String, FileError> {
-    std::fs::read_to_string(path).map_err(|error| FileError::unreadable(path, error))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod cache;
 mod callers;
 mod client_certificates;
 mod connections;
+mod console;
 mod coverage;
 mod crash;
 mod denied;

@@ -1,4 +1,9 @@
-//! The admin listener: is it alive, is it ready, what does it count. Plain HTTP, loopback by default.
+//! The admin listener: is it alive, is it ready, what does it count, and the console.
+
+mod access;
+mod attempts;
+mod desk;
+mod sessions;
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -11,8 +16,12 @@ use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
+use super::listener::Peer;
 use super::reply::{self, Body, Reply};
 use super::tags::{self, Tags};
+use crate::audit::Log;
+use crate::clock::Clock;
+use crate::console::Console;
 use crate::gate::Gate;
 use crate::telemetry::{METRICS_TYPE, Metrics};
 
@@ -29,15 +38,21 @@ pub struct Condition {
     pub detail: String,
 }
 
+pub use access::{AccessSettings, UserSettings};
+
+use access::Access;
+use desk::Desk;
+
 type Probe = dyn Fn() -> Vec<Condition> + Send + Sync;
 
-/// Answers `/livez`, `/readyz`, `/metrics` and `/api/v1/tags/…`.
+/// Answers `/livez`, `/readyz`, `/metrics`, `/api/v1/tags/…`, and the console's pages.
 #[derive(Clone)]
 pub struct Admin {
     metrics: Arc<Metrics>,
     probe: Arc<Probe>,
     draining: Arc<AtomicBool>,
     tags: Tags,
+    desk: Desk,
 }
 
 impl std::fmt::Debug for Admin {
@@ -46,14 +61,35 @@ impl std::fmt::Debug for Admin {
     }
 }
 
+/// The admin listener as one client sees it.
+#[derive(Clone, Debug)]
+pub(super) struct Visit {
+    admin: Admin,
+    peer: Arc<Peer>,
+}
+
 impl Admin {
     /// `probe` is asked on each `/readyz`; it must not wait.
+    ///
+    /// # Errors
+    /// The machine has no random bits for the console's secrets.
     pub fn new(
         metrics: Arc<Metrics>,
         gate: Gate,
         probe: impl Fn() -> Vec<Condition> + Send + Sync + 'static,
-    ) -> Self {
-        Self { metrics, probe: Arc::new(probe), draining: Arc::default(), tags: Tags::new(gate) }
+        (console, settings, log, clock): (Console, AccessSettings, Log, Clock),
+    ) -> Result<Self, NoRandomness> {
+        let access = Access::new(settings, log, clock).map_err(|_| NoRandomness)?;
+        if let Some(why) = access.closed() {
+            tracing::info!("{why}");
+        }
+        Ok(Self {
+            metrics,
+            probe: Arc::new(probe),
+            draining: Arc::default(),
+            tags: Tags::new(gate),
+            desk: Desk::new(access, console),
+        })
     }
 
     /// From now on `/readyz` says no, so that load balancers turn away before the listener closes.
@@ -61,17 +97,38 @@ impl Admin {
         self.draining.store(true, Ordering::Release);
     }
 
-    async fn answer(&self, method: &Method, path: &str, query: &str) -> Reply {
-        if method != Method::GET && method != Method::HEAD {
-            let mut reply = text(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD only\n");
-            reply.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-            return reply;
-        }
-        let reply = match path.strip_prefix(tags::PREFIX) {
-            Some(path) => self.tags.answer(path, query).await,
-            None => self.look_up(path),
+    pub(super) fn visit(&self, peer: Peer) -> Visit {
+        Visit { admin: self.clone(), peer: Arc::new(peer) }
+    }
+
+    /// Puts on record who tried to get in, until it is stopped.
+    pub(super) async fn keep(&self, stop: impl Future<Output = ()>) {
+        self.desk.keep(stop).await;
+    }
+
+    async fn answer(&self, request: Request<Incoming>, peer: &Peer) -> Reply {
+        let method = request.method().clone();
+        let path = request.uri().path();
+        let reply = match path {
+            "/livez" | "/metrics" | "/readyz" if !is_read(&method) => refuse_method("GET, HEAD"),
+            "/livez" | "/metrics" | "/readyz" => self.look_up(path),
+            _ if path.starts_with(tags::PREFIX) => self.list_tags(&request, peer).await,
+            _ => self.desk.answer(request, peer).await,
         };
         if method == Method::HEAD { reply::without_bytes(reply) } else { reply }
+    }
+
+    /// Programs ask for tags: they are open where nobody logs in, and else to every user.
+    async fn list_tags(&self, request: &Request<Incoming>, peer: &Peer) -> Reply {
+        if !is_read(request.method()) {
+            return refuse_method("GET, HEAD");
+        }
+        if let Err(reply) = self.desk.admit_program(request, peer).await {
+            return reply;
+        }
+        let uri = request.uri();
+        let path = uri.path().strip_prefix(tags::PREFIX).unwrap_or_default();
+        self.tags.answer(path, uri.query().unwrap_or_default()).await
     }
 
     fn look_up(&self, path: &str) -> Reply {
@@ -83,10 +140,7 @@ impl Admin {
                 reply
             }
             "/readyz" => self.ready(),
-            _ => text(
-                StatusCode::NOT_FOUND,
-                "here are /livez, /readyz, /metrics and /api/v1/tags/REGISTRY/REPOSITORY\n",
-            ),
+            _ => text(StatusCode::NOT_FOUND, "not found\n"),
         }
     }
 
@@ -114,7 +168,7 @@ impl Admin {
     }
 }
 
-impl tower::Service<Request<Incoming>> for Admin {
+impl tower::Service<Request<Incoming>> for Visit {
     type Response = Reply;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Reply, Infallible>> + Send>>;
@@ -124,12 +178,24 @@ impl tower::Service<Request<Incoming>> for Admin {
     }
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
-        let this = self.clone();
-        Box::pin(async move {
-            let uri = request.uri();
-            Ok(this.answer(request.method(), uri.path(), uri.query().unwrap_or_default()).await)
-        })
+        let Self { admin, peer } = self.clone();
+        Box::pin(async move { Ok(admin.answer(request, &peer).await) })
     }
+}
+
+/// The machine has no random bits to give.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the machine gives no random bits for the console's secrets")]
+pub struct NoRandomness;
+
+fn is_read(method: &Method) -> bool {
+    method == Method::GET || method == Method::HEAD
+}
+
+fn refuse_method(allow: &'static str) -> Reply {
+    let mut reply = text(StatusCode::METHOD_NOT_ALLOWED, &format!("{allow} only\n"));
+    reply.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+    reply
 }
 
 fn text(status: StatusCode, text: &str) -> Reply {
