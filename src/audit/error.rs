@@ -7,6 +7,15 @@ use std::sync::Arc;
 /// commit gets the same answer.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
+    /// A search was given up, as its filter leaves too much to be looked at.
+    #[error(
+        "the search was ended after about {looked} events without filling a page: narrow it by time, \
+         registry, repository, tag, client or reason"
+    )]
+    Broad {
+        /// About so many events were looked at.
+        looked: u64,
+    },
     /// [`super::Log::close`] was called, or the writer is gone.
     #[error("the audit log is closed: the gateway is shutting down")]
     Closed,

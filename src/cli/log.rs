@@ -189,6 +189,7 @@ async fn show(
         since: args.since.as_ref().map(|since| since.moment(now)),
         until: args.until.as_ref().map(|until| until.moment(now)),
         verdict: args.verdict.as_deref().and_then(verdict),
+        ..Filter::default()
     };
     if args.csv {
         out.write_all(csv(Entry::columns()).as_bytes())?;

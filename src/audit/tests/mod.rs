@@ -1,6 +1,7 @@
 //! Behaviour of the record.
 
 mod durable;
+mod find;
 mod fold;
 mod full;
 mod read;
