@@ -1,7 +1,7 @@
 //! The log as the gate sees it.
 
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use super::event::Event;
 use super::floods::{Begun, Flood, Floods};
 use super::follow::Follow;
 use super::metrics::Served;
+use super::note::VerifierKey;
 use super::pulls::{Pulls, Receipt};
 use super::query::Reader;
 use super::refusals::{Fold, Key, Opened, Refusals, settle};
@@ -36,6 +37,21 @@ pub struct Settings {
     pub on_full: OnFull,
     /// So many different refused references may one client write within a minute; the rest share a row.
     pub refusals_per_minute: u32,
+}
+
+/// How long the record is kept, and how often it is signed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Keeping {
+    /// What was written since the last checkpoint is signed after so long.
+    pub checkpoint: Duration,
+    /// Events are removed when they are older; `None`: only when room is needed.
+    pub max_age: Option<Duration>,
+}
+
+impl Default for Keeping {
+    fn default() -> Self {
+        Self { checkpoint: Duration::from_secs(600), max_age: None }
+    }
 }
 
 /// What happens to allowed pulls when the log is full. Refusals stay refusals either way.
@@ -81,6 +97,10 @@ pub struct Log(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     settings: Settings,
+    keeping: Keeping,
+    key: VerifierKey,
+    /// When the log was last signed, or opened.
+    signed: AtomicI64,
     clock: Clock,
     refusals: Refusals,
     floods: Floods,
@@ -95,8 +115,17 @@ impl Log {
     /// Opens or makes `audit.db` in the data folder and starts its writer. Needs a tokio runtime.
     ///
     /// # Errors
-    /// `Open` when the folder or the file cannot be used, `TooSmall` when the quota cannot work.
+    /// `Open` when the folder or the file cannot be used, `Key` when the signing key cannot, `TooSmall`
+    /// when the quota cannot work.
     pub async fn open(settings: Settings, clock: Clock) -> Result<Self, Error> {
+        Self::open_keeping(settings, Keeping::default(), clock).await
+    }
+
+    /// The same with a word on how long the record is kept and how often it is signed.
+    ///
+    /// # Errors
+    /// As [`Log::open`].
+    pub async fn open_keeping(settings: Settings, keeping: Keeping, clock: Clock) -> Result<Self, Error> {
         if settings.max_size < 1 << 20 {
             return Err(Error::TooSmall(settings.max_size));
         }
@@ -104,10 +133,13 @@ impl Log {
         let (orders, inbox) = mpsc::channel(QUEUE);
         let writer = Writer::open(&settings.path, settings.max_size, Arc::clone(&shared), inbox).await?;
         let reader = Reader::open(&settings.path).await?;
-        let committed = writer.committed();
+        let (committed, key) = (writer.committed(), writer.key());
         let refusals_per_minute = settings.refusals_per_minute;
         let inner = Arc::new(Inner {
             settings,
+            keeping,
+            key,
+            signed: AtomicI64::new(clock.now().as_millisecond()),
             clock,
             refusals: Refusals::new(),
             floods: Floods::new(refusals_per_minute),
@@ -270,12 +302,24 @@ impl Log {
     /// Writes everything, leaves one tidy file, and ends the log.
     pub async fn close(&self) {
         let _ = self.0.tick(true).await;
+        self.0.checkpoint().await;
         // The last connection to close tidies up, and only the writer's may.
         self.0.reader.close().await;
         let (done, closed) = oneshot::channel();
         if self.0.orders.send(Order::Close(done)).await.is_ok() {
             let _ = closed.await;
         }
+    }
+
+    /// Signs the chain now, unless nothing was written since it was last signed; says whether. The log
+    /// does so by itself, as [`Keeping`] says, and when it is closed.
+    pub async fn checkpoint(&self) -> bool {
+        self.0.checkpoint().await
+    }
+
+    /// By which key others verify its checkpoints.
+    pub fn key(&self) -> &VerifierKey {
+        &self.0.key
     }
 
     /// How it is doing.
@@ -396,6 +440,15 @@ impl Inner {
         Ok(Refused { id, sentence: Arc::new(sentence(&id)) })
     }
 
+    async fn checkpoint(&self) -> bool {
+        let now = self.now();
+        let (done, signed) = oneshot::channel();
+        let order = Order::Checkpoint { id: self.id(), now, done };
+        let written = self.orders.send(order).await.is_ok() && signed.await.unwrap_or(false);
+        self.signed.store(now, Ordering::Relaxed);
+        written
+    }
+
     async fn tick(&self, all: bool) -> Result<(), Error> {
         let now = self.now();
         let new_id = || self.id();
@@ -405,7 +458,12 @@ impl Inner {
         self.push(rows);
         let (done, passed) = oneshot::channel();
         self.orders.send(Order::Barrier(done)).await.map_err(|_| Error::Closed)?;
-        passed.await.map_err(|_| Error::Closed)?
+        let passed = passed.await.map_err(|_| Error::Closed)?;
+        let interval = i64::try_from(self.keeping.checkpoint.as_millis()).unwrap_or(i64::MAX);
+        if !all && now.saturating_sub(self.signed.load(Ordering::Relaxed)) >= interval {
+            self.checkpoint().await;
+        }
+        passed
     }
 }
 
