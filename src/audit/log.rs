@@ -20,6 +20,7 @@ use super::note::VerifierKey;
 use super::pulls::{Pulls, Receipt};
 use super::query::Reader;
 use super::refusals::{Fold, Key, Opened, Refusals, settle};
+use super::retention::{Level, Plan};
 use super::row::Row;
 use super::writer::{Count, Order, QUEUE, Shared, Writer};
 
@@ -82,6 +83,8 @@ pub struct Status {
     pub unrecorded: u64,
     /// Refusals that stand in the counter file, or went through it.
     pub counted: u64,
+    /// Events that retention removed since the start.
+    pub removed: u64,
     /// Refusals that are being folded.
     pub folds: usize,
     /// Pulls that requests can still join.
@@ -101,6 +104,8 @@ struct Inner {
     key: VerifierKey,
     /// When the log was last signed, or opened.
     signed: AtomicI64,
+    /// Held by whoever removes what is old.
+    removing: tokio::sync::Mutex<()>,
     clock: Clock,
     refusals: Refusals,
     floods: Floods,
@@ -140,6 +145,7 @@ impl Log {
             keeping,
             key,
             signed: AtomicI64::new(clock.now().as_millisecond()),
+            removing: tokio::sync::Mutex::default(),
             clock,
             refusals: Refusals::new(),
             floods: Floods::new(refusals_per_minute),
@@ -282,13 +288,15 @@ impl Log {
         settle(settled).await
     }
 
-    /// Writes the counts that are due now, and returns when that is done. The log does so by itself
-    /// every 15 s; tests with a manual clock call it.
+    /// Writes the counts that are due now, signs and removes what is due, and returns when that is done.
+    /// The log does so by itself every 15 s; tests with a manual clock call it.
     ///
     /// # Errors
-    /// What the commit came to.
+    /// What the commit of the counts came to.
     pub async fn tick(&self) -> Result<(), Error> {
-        self.0.tick(false).await
+        let counted = self.0.tick(false).await;
+        self.0.retain().await;
+        counted
     }
 
     /// Writes all counts, however young, and returns when that is done.
@@ -335,6 +343,7 @@ impl Log {
             spilling: shared.spilling.load(Ordering::Relaxed),
             unrecorded: shared.unrecorded.load(Ordering::Relaxed),
             counted: shared.counted.load(Ordering::Relaxed),
+            removed: shared.removed.load(Ordering::Relaxed),
             folds: inner.refusals.len(),
             pulls: inner.pulls.len(),
             last_error: shared.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
@@ -440,6 +449,53 @@ impl Inner {
         Ok(Refused { id, sentence: Arc::new(sentence(&id)) })
     }
 
+    /// Removes what is too old, and what has to make room: one small transaction after another.
+    async fn retain(&self) {
+        let Ok(_alone) = self.removing.try_lock() else { return };
+        let before = self.shared.removed.load(Ordering::Relaxed);
+        if let Err(error) = self.remove_due().await
+            && !matches!(error, Error::Closed)
+        {
+            tracing::warn!(%error, "what is old in the audit log could not be removed");
+        }
+        if self.shared.removed.load(Ordering::Relaxed) != before {
+            // Until that is signed, nobody can tell it from what somebody else removed.
+            self.checkpoint().await;
+        }
+    }
+
+    async fn remove_due(&self) -> Result<(), Error> {
+        if let Some(age) = self.keeping.max_age {
+            let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
+            let before = self.now().saturating_sub(age);
+            while let Some(plan) = self.reader.aged(before).await? {
+                self.remove(plan).await?;
+            }
+        }
+        let room = self.settings.max_size - super::writer::reserve(self.settings.max_size);
+        let used = || self.shared.used.load(Ordering::Relaxed);
+        if used() < room / 10 * 9 {
+            return Ok(());
+        }
+        for level in Level::BY_SIZE {
+            // Who reviewed what changes; the other levels find nothing new in what they went through.
+            let mut after = if level == Level::Reviewed { 0 } else { self.reader.through(level).await? };
+            while used() >= room / 10 * 8 {
+                let Some(plan) = self.reader.removable(level, after).await? else { break };
+                after = plan.last;
+                self.remove(plan).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, plan: Plan) -> Result<(), Error> {
+        let (done, removed) = oneshot::channel();
+        let order = Order::Remove { plan: Box::new(plan), id: self.id(), now: self.now(), done };
+        self.orders.send(order).await.map_err(|_| Error::Closed)?;
+        removed.await.map_err(|_| Error::Closed)?
+    }
+
     async fn checkpoint(&self) -> bool {
         let now = self.now();
         let (done, signed) = oneshot::channel();
@@ -476,5 +532,7 @@ async fn tick_on(log: Weak<Inner>) {
         if matches!(log.tick(false).await, Err(Error::Closed)) {
             return;
         }
+        // Refusals and counts do not wait for it.
+        tokio::spawn(async move { log.retain().await });
     }
 }

@@ -390,7 +390,7 @@ mod tests {
             assert_eq!(Checkpoint::open(malformed, &keys), Err(NoteError::Malformed), "{malformed:?}");
         }
         let line = serde_json::json!({"kind": "checkpoint", "checkpoint": {"note": note}}).to_string();
-        assert_eq!(Checkpoint::notes_in(&format!("{{}}\n{line}\n")), [note.clone()]);
+        assert_eq!(Checkpoint::notes_in(&format!("{{}}\n{line}\n")), std::slice::from_ref(&note));
         assert_eq!(Checkpoint::notes_in(&note), [note]);
         for wrong in
             ["", "a+b", "a+00000000+AAAA", "a b+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW"]

@@ -96,6 +96,8 @@ pub struct Proof {
     pub unchained: u64,
     /// Places that retention emptied and vouches for.
     pub removed: u64,
+    /// Of those, places for which only events vouch that are not signed yet.
+    pub removed_unsigned: u64,
     /// Valid checkpoints, those given included.
     pub checkpoints: u64,
     /// Up to this place the log is complete and what it was; 0: no checkpoint says so.
@@ -250,7 +252,7 @@ impl<'a> Walk<'a> {
         if canonical::hash(&event) != integrity.hash {
             return Err(finding(seq, id, Fault::Edited, "its hash is not that of what it says"));
         }
-        if Value::Object(event.clone()).to_string() != body {
+        if serde_json::to_string(&event).ok().as_deref() != Some(body) {
             return Err(finding(seq, id, Fault::Unreadable, "it is not in canonical form"));
         }
         if integrity.previous != self.head {
@@ -372,7 +374,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Does an event vouch for this run?
-    fn list(&self, run: &Run, lists: &mut BTreeMap<i64, RunsHasher>) -> Found {
+    fn list(&mut self, run: &Run, lists: &mut BTreeMap<i64, RunsHasher>) -> Found {
         let range = self.vouched.range(..=run.first).next_back().map(|(_, vouched)| vouched);
         let Some(range) = range.filter(|range| run.last <= range.last) else {
             let text =
@@ -380,6 +382,9 @@ impl<'a> Walk<'a> {
             return Err(finding(run.first, None, Fault::Removed, text));
         };
         lists.entry(range.first).or_default().add(run);
+        if range.seq > self.proof.proven {
+            self.proof.removed_unsigned += u64::try_from(run.last - run.first + 1).unwrap_or(0);
+        }
         Ok(())
     }
 

@@ -17,6 +17,7 @@ use crate::policy::Code;
 use super::canonical::{GENESIS, Integrity};
 use super::error::Error;
 use super::note::{Signer, VerifierKey};
+use super::retention::{Plan, Run};
 use super::row::{CheckpointBody, Kind, Row, SignedBody};
 use super::spill::{Counters, Reserve};
 
@@ -35,6 +36,10 @@ const SLACK: u64 = 1 << 20;
 const COLUMNS: &str = "seq, id, time, kind, parent, pull_id, verdict, reason, registry, repository, tag, \
                        digest, client, address, reference, last, body";
 const WIDTH: usize = 17;
+/// A log of more bytes takes a while to be brought up to date.
+const LARGE: i64 = 64 << 20;
+
+static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("src/audit/migrations");
 
 /// What is asked of the writer.
 #[derive(Debug)]
@@ -47,6 +52,8 @@ pub(crate) enum Order {
     Close(oneshot::Sender<()>),
     /// Count a refusal in the file of counters.
     Count(Count),
+    /// Remove what the plan says, and put that on record.
+    Remove { plan: Box<Plan>, id: Ulid, now: i64, done: oneshot::Sender<Result<(), Error>> },
     /// Commit these and say so.
     Write { rows: Vec<Row>, done: watch::Sender<Option<Result<(), Error>>> },
 }
@@ -76,6 +83,8 @@ pub(crate) struct Shared {
     pub(crate) commits: AtomicU64,
     pub(crate) unrecorded: AtomicU64,
     pub(crate) counted: AtomicU64,
+    /// Events that retention removed.
+    pub(crate) removed: AtomicU64,
     pub(crate) last_error: Mutex<Option<Error>>,
 }
 
@@ -170,12 +179,21 @@ impl Writer {
     ) -> Result<Self, Error> {
         let file = folder.join(super::FILE);
         let failed = |detail: String| Error::Open { path: file.clone(), detail: detail.into() };
+        let old = rustix::fs::stat(&file).map_or(0, |stat| stat.st_size);
         let mut connection =
             options(&file, max_size).connect().await.map_err(|error| failed(error.to_string()))?;
-        sqlx::migrate!("src/audit/migrations")
-            .run(&mut connection)
-            .await
-            .map_err(|error| failed(error.to_string()))?;
+        let known =
+            sqlx::query_scalar::<_, i64>("SELECT COUNT(*) FROM _sqlx_migrations").fetch_one(&mut connection);
+        let known = known.await.unwrap_or(0);
+        if old > LARGE && usize::try_from(known).unwrap_or(0) < MIGRATOR.iter().count() {
+            tracing::warn!(
+                file = %file.display(),
+                mebibytes = old >> 20,
+                "bringing the audit log up to date: this takes about a minute for each 2 GiB, and nothing is \
+                 served until it is done"
+            );
+        }
+        MIGRATOR.run(&mut connection).await.map_err(|error| failed(error.to_string()))?;
         let (next, head) = end(&mut connection).await.map_err(|error| failed(error.to_string()))?;
         let signed = sqlx::query_scalar(
             "SELECT COALESCE(MAX(seq), 0) FROM event WHERE parent IS NULL AND kind <> 'decision' AND kind = 'checkpoint'",
@@ -184,8 +202,7 @@ impl Writer {
         .await
         .map_err(|error| failed(error.to_string()))?;
         let signer = Signer::open(folder)?;
-        let size = (max_size / 4).min(1 << 20);
-        let reserve = Reserve::take(folder.join("audit.reserve"), size);
+        let reserve = Reserve::take(folder.join("audit.reserve"), reserve(max_size));
         let counters = Counters::open(&folder.join("audit.counters"));
         if let Err(error) = &counters {
             shared.failed(&failed(format!("audit.counters: {error}")));
@@ -259,13 +276,14 @@ impl Writer {
     /// One group. Returns who asked to close, if anybody did.
     async fn serve(&mut self, inbox: &mut Vec<Order>) -> Option<oneshot::Sender<()>> {
         let (mut awaited, mut barriers, mut counts, mut close) = (Vec::new(), Vec::new(), Vec::new(), None);
-        let (mut waiters, mut checkpoints) = (Vec::new(), Vec::new());
+        let (mut waiters, mut checkpoints, mut removals) = (Vec::new(), Vec::new(), Vec::new());
         for order in inbox.drain(..) {
             match order {
                 Order::Barrier(done) => barriers.push(done),
                 Order::Checkpoint { id, now, done } => checkpoints.push((id, now, done)),
                 Order::Close(done) => close = Some(done),
                 Order::Count(count) => counts.push(count),
+                Order::Remove { plan, id, now, done } => removals.push((plan, id, now, done)),
                 Order::Write { rows, done } => {
                     awaited.extend(rows);
                     waiters.push(done);
@@ -293,6 +311,9 @@ impl Writer {
         }
         for (id, now, done) in checkpoints {
             let _ = done.send(self.checkpoint(id, now).await);
+        }
+        for (plan, id, now, done) in removals {
+            let _ = done.send(self.remove(&plan, plan.row(id, now)).await);
         }
         if !barriers.is_empty() || close.is_some() {
             self.measure().await;
@@ -371,6 +392,67 @@ impl Writer {
             self.signed = size + 1;
         }
         written
+    }
+
+    /// Removes a segment's events, or some of them, in one transaction with what vouches for it.
+    async fn remove(&mut self, plan: &Plan, row: Row) -> Result<(), Error> {
+        let outcome = self.remove_with(plan, &row).await;
+        match outcome {
+            Ok(head) => {
+                self.next += 1;
+                self.head = head;
+                self.committed.send_replace(self.next - 1);
+                self.shared.rows.fetch_add(1, Ordering::Relaxed);
+                self.shared.removed.fetch_add(plan.rows(), Ordering::Relaxed);
+                self.measure().await;
+                Ok(())
+            }
+            Err(error) => {
+                self.disconnect().await;
+                let error = self.write_error(&error);
+                self.shared.failed(&error);
+                Err(error)
+            }
+        }
+    }
+
+    async fn remove_with(&mut self, plan: &Plan, row: &Row) -> Result<String, sqlx::Error> {
+        self.connected().await?;
+        let (mut seq, mut head) = (self.next, self.head.clone());
+        let mut transaction = self.connected().await?.begin_with("BEGIN IMMEDIATE").await?;
+        for run in &plan.runs {
+            // A run from the beginning on is empty already but for its end.
+            sqlx::query("DELETE FROM event WHERE seq BETWEEN $1 AND $2")
+                .bind(run.first)
+                .bind(run.last)
+                .execute(&mut *transaction)
+                .await?;
+        }
+        sqlx::query("DELETE FROM removed WHERE first BETWEEN $1 AND $2")
+            .bind(plan.first)
+            .bind(plan.last)
+            .execute(&mut *transaction)
+            .await?;
+        for Run { first, last, previous, hash } in &plan.runs {
+            sqlx::query("INSERT INTO removed (first, last, previous, hash) VALUES ($1, $2, $3, $4)")
+                .bind(first)
+                .bind(last)
+                .bind(previous)
+                .bind(hash)
+                .execute(&mut *transaction)
+                .await?;
+        }
+        sqlx::query(
+            "INSERT INTO retention (level, through) VALUES ($1, $2) \
+             ON CONFLICT (level) DO UPDATE SET through = excluded.through",
+        )
+        .bind(plan.level.number())
+        .bind(plan.last)
+        .execute(&mut *transaction)
+        .await?;
+        insert_rows(&mut transaction, &mut [], &[row], &mut seq, &mut head).await?;
+        transaction.commit().await?;
+        Ok(head)
     }
 
     async fn connected(&mut self) -> Result<&mut SqliteConnection, sqlx::Error> {
@@ -528,7 +610,12 @@ impl Writer {
     /// Compares what is used with the limits.
     async fn measure(&mut self) {
         let Some(connection) = &mut self.connection else { return };
-        let pages: Result<i64, _> = sqlx::query_scalar("PRAGMA page_count").fetch_one(connection).await;
+        // What was removed leaves pages free for what comes.
+        let pages: Result<i64, _> = sqlx::query_scalar(
+            "SELECT page_count - freelist_count FROM pragma_page_count, pragma_freelist_count",
+        )
+        .fetch_one(connection)
+        .await;
         let Ok(pages) = pages else { return };
         let used = u64::try_from(pages).unwrap_or(0) * PAGE;
         self.shared.used.store(used, Ordering::Relaxed);
@@ -551,6 +638,11 @@ impl Writer {
             let _ = connection.close().await;
         }
     }
+}
+
+/// How large the reserve is under a quota.
+pub(crate) fn reserve(max_size: u64) -> u64 {
+    (max_size / 4).min(1 << 20)
 }
 
 /// Device and number of the file that has this name now.

@@ -130,6 +130,11 @@ pub(super) fn timeout<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Dura
     })
 }
 
+/// `deserialize_with`: a duration above zero, as an optional key.
+pub(super) fn some_timeout<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    timeout(deserializer).map(Some)
+}
+
 /// `deserialize_with`: `address:port`.
 pub(super) fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
     text(deserializer, "an address such as \"0.0.0.0:8443\"", |text| {

@@ -4,6 +4,7 @@ mod durable;
 mod find;
 mod fold;
 mod full;
+mod kept;
 mod proof;
 mod read;
 

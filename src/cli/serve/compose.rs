@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::control::Control;
 use super::reload::{Reloading, Status, Watched, Watches, try_out, warn_of_exceptions};
-use crate::audit::{self, Log};
+use crate::audit::{self, Keeping, Log};
 use crate::catalog::{self, Catalog};
 use crate::cli::Failure;
 use crate::clock::Clock;
@@ -171,7 +171,11 @@ impl Running {
         let store = Store::open(storage).map_err(StartError::internal)?;
         let quota = catalog::quota(settings.storage.max_size);
         let catalog = Catalog::open(folder, quota, clock.clone()).await.map_err(StartError::internal)?;
-        let log = Log::open(audit_settings(settings), clock.clone()).await.map_err(StartError::internal)?;
+        let keeping = Keeping { checkpoint: settings.audit.checkpoint, max_age: settings.audit.max_age };
+        let log = Log::open_keeping(audit_settings(settings), keeping, clock.clone())
+            .await
+            .map_err(StartError::internal)?;
+        tracing::info!(key = %log.key(), "the record is signed: keep this key where the log is not");
         let upstreams =
             Upstreams::new(upstream_settings(settings, resolver, proxy_from_environment), clock.clone())
                 .map_err(StartError::usage)?;
