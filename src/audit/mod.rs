@@ -4,9 +4,9 @@
 //! fold into one decision and its counts, so that neither a retrying kubelet nor somebody making up
 //! names can fill the disk. The log never judges.
 
+mod canonical;
 mod columns;
 mod csv;
-mod canonical;
 mod draft;
 mod error;
 mod event;
