@@ -29,12 +29,23 @@ pub enum Error {
         /// `[audit] max_size`.
         max: u64,
     },
+    /// The key that signs the log cannot be used.
+    #[error("cannot use the audit log's key {}: {detail}", path.display())]
+    Key {
+        /// Its file.
+        path: PathBuf,
+        /// What is wrong with it.
+        detail: Arc<str>,
+    },
     /// There is no log to read.
     #[error("there is no audit log at {}: has `pullgate serve` run with this configuration?", path.display())]
     Missing {
         /// Where it was looked for.
         path: PathBuf,
     },
+    /// A checkpoint that was given proves nothing.
+    #[error("the checkpoint that was given cannot be used: {0}")]
+    Note(super::note::NoteError),
     /// The database cannot be opened or brought up to date.
     #[error("cannot open the audit log {}: {detail}; check that the folder exists and that this user may write to it", path.display())]
     Open {

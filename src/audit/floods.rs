@@ -102,10 +102,8 @@ impl Flood {
     fn close(&self, now: i64, new_id: &dyn Fn() -> Ulid) -> Option<Row> {
         let more = std::mem::take(&mut *self.more.lock().unwrap_or_else(PoisonError::into_inner));
         let void = self.settled.borrow().as_ref().is_some_and(Result::is_err);
-        (more.count > 0 && !void).then(|| {
-            let row = flood_row(new_id(), now, Some(self.id), &self.who, self.code.map(Code::as_str), more);
-            row.under(self.id, None)
-        })
+        (more.count > 0 && !void)
+            .then(|| flood_row(new_id(), now, Some(self.id), &self.who, self.code.map(Code::as_str), more))
     }
 }
 
@@ -122,12 +120,7 @@ fn flood_row(id: Ulid, now: i64, of: Option<Ulid>, who: &Who, code: Option<&'sta
         last: Time(more.last),
         sample: more.sample,
     };
-    let mut row = Row::new(id, now, Kind::Flood, &body).until(more.last);
-    row.verdict = Some("deny");
-    row.reason = code;
-    row.client = who.name().map(ToOwned::to_owned);
-    row.address = address;
-    row
+    Row::new(id, now, Kind::Flood, &body)
 }
 
 /// A flood that just began: its row, and who waits for it.
@@ -225,9 +218,5 @@ pub(crate) fn counted_row(id: Ulid, slot: &super::spill::Slot) -> Row {
         last: Time(slot.last),
         sample: Vec::new(),
     };
-    let mut row = Row::new(id, slot.first, Kind::Flood, &body).until(slot.last);
-    row.verdict = Some("deny");
-    row.reason = Some(slot.code());
-    row.address = Some(slot.client.clone());
-    row
+    Row::new(id, slot.first, Kind::Flood, &body)
 }

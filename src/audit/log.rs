@@ -1,7 +1,7 @@
 //! The log as the gate sees it.
 
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
@@ -16,9 +16,11 @@ use super::event::Event;
 use super::floods::{Begun, Flood, Floods};
 use super::follow::Follow;
 use super::metrics::Served;
+use super::note::VerifierKey;
 use super::pulls::{Pulls, Receipt};
 use super::query::Reader;
 use super::refusals::{Fold, Key, Opened, Refusals, settle};
+use super::retention::{Level, Plan};
 use super::row::Row;
 use super::writer::{Count, Order, QUEUE, Shared, Writer};
 
@@ -36,6 +38,21 @@ pub struct Settings {
     pub on_full: OnFull,
     /// So many different refused references may one client write within a minute; the rest share a row.
     pub refusals_per_minute: u32,
+}
+
+/// How long the record is kept, and how often it is signed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Keeping {
+    /// What was written since the last checkpoint is signed after so long.
+    pub checkpoint: Duration,
+    /// Events are removed when they are older; `None`: only when room is needed.
+    pub max_age: Option<Duration>,
+}
+
+impl Default for Keeping {
+    fn default() -> Self {
+        Self { checkpoint: Duration::from_secs(600), max_age: None }
+    }
 }
 
 /// What happens to allowed pulls when the log is full. Refusals stay refusals either way.
@@ -66,6 +83,8 @@ pub struct Status {
     pub unrecorded: u64,
     /// Refusals that stand in the counter file, or went through it.
     pub counted: u64,
+    /// Events that retention removed since the start.
+    pub removed: u64,
     /// Refusals that are being folded.
     pub folds: usize,
     /// Pulls that requests can still join.
@@ -81,6 +100,12 @@ pub struct Log(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     settings: Settings,
+    keeping: Keeping,
+    key: VerifierKey,
+    /// When the log was last signed, or opened.
+    signed: AtomicI64,
+    /// Held by whoever removes what is old.
+    removing: tokio::sync::Mutex<()>,
     clock: Clock,
     refusals: Refusals,
     floods: Floods,
@@ -95,8 +120,17 @@ impl Log {
     /// Opens or makes `audit.db` in the data folder and starts its writer. Needs a tokio runtime.
     ///
     /// # Errors
-    /// `Open` when the folder or the file cannot be used, `TooSmall` when the quota cannot work.
+    /// `Open` when the folder or the file cannot be used, `Key` when the signing key cannot, `TooSmall`
+    /// when the quota cannot work.
     pub async fn open(settings: Settings, clock: Clock) -> Result<Self, Error> {
+        Self::open_keeping(settings, Keeping::default(), clock).await
+    }
+
+    /// The same with a word on how long the record is kept and how often it is signed.
+    ///
+    /// # Errors
+    /// As [`Log::open`].
+    pub async fn open_keeping(settings: Settings, keeping: Keeping, clock: Clock) -> Result<Self, Error> {
         if settings.max_size < 1 << 20 {
             return Err(Error::TooSmall(settings.max_size));
         }
@@ -104,10 +138,14 @@ impl Log {
         let (orders, inbox) = mpsc::channel(QUEUE);
         let writer = Writer::open(&settings.path, settings.max_size, Arc::clone(&shared), inbox).await?;
         let reader = Reader::open(&settings.path).await?;
-        let committed = writer.committed();
+        let (committed, key) = (writer.committed(), writer.key());
         let refusals_per_minute = settings.refusals_per_minute;
         let inner = Arc::new(Inner {
             settings,
+            keeping,
+            key,
+            signed: AtomicI64::new(clock.now().as_millisecond()),
+            removing: tokio::sync::Mutex::default(),
             clock,
             refusals: Refusals::new(),
             floods: Floods::new(refusals_per_minute),
@@ -250,13 +288,15 @@ impl Log {
         settle(settled).await
     }
 
-    /// Writes the counts that are due now, and returns when that is done. The log does so by itself
-    /// every 15 s; tests with a manual clock call it.
+    /// Writes the counts that are due now, signs and removes what is due, and returns when that is done.
+    /// The log does so by itself every 15 s; tests with a manual clock call it.
     ///
     /// # Errors
-    /// What the commit came to.
+    /// What the commit of the counts came to.
     pub async fn tick(&self) -> Result<(), Error> {
-        self.0.tick(false).await
+        let counted = self.0.tick(false).await;
+        self.0.retain().await;
+        counted
     }
 
     /// Writes all counts, however young, and returns when that is done.
@@ -270,12 +310,24 @@ impl Log {
     /// Writes everything, leaves one tidy file, and ends the log.
     pub async fn close(&self) {
         let _ = self.0.tick(true).await;
+        self.0.checkpoint().await;
         // The last connection to close tidies up, and only the writer's may.
         self.0.reader.close().await;
         let (done, closed) = oneshot::channel();
         if self.0.orders.send(Order::Close(done)).await.is_ok() {
             let _ = closed.await;
         }
+    }
+
+    /// Signs the chain now, unless nothing was written since it was last signed; says whether. The log
+    /// does so by itself, as [`Keeping`] says, and when it is closed.
+    pub async fn checkpoint(&self) -> bool {
+        self.0.checkpoint().await
+    }
+
+    /// By which key others verify its checkpoints.
+    pub fn key(&self) -> &VerifierKey {
+        &self.0.key
     }
 
     /// How it is doing.
@@ -291,6 +343,7 @@ impl Log {
             spilling: shared.spilling.load(Ordering::Relaxed),
             unrecorded: shared.unrecorded.load(Ordering::Relaxed),
             counted: shared.counted.load(Ordering::Relaxed),
+            removed: shared.removed.load(Ordering::Relaxed),
             folds: inner.refusals.len(),
             pulls: inner.pulls.len(),
             last_error: shared.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
@@ -396,6 +449,62 @@ impl Inner {
         Ok(Refused { id, sentence: Arc::new(sentence(&id)) })
     }
 
+    /// Removes what is too old, and what has to make room: one small transaction after another.
+    async fn retain(&self) {
+        let Ok(_alone) = self.removing.try_lock() else { return };
+        let before = self.shared.removed.load(Ordering::Relaxed);
+        if let Err(error) = self.remove_due().await
+            && !matches!(error, Error::Closed)
+        {
+            tracing::warn!(%error, "what is old in the audit log could not be removed");
+        }
+        if self.shared.removed.load(Ordering::Relaxed) != before {
+            // Until that is signed, nobody can tell it from what somebody else removed.
+            self.checkpoint().await;
+        }
+    }
+
+    async fn remove_due(&self) -> Result<(), Error> {
+        if let Some(age) = self.keeping.max_age {
+            let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
+            let before = self.now().saturating_sub(age);
+            while let Some(plan) = self.reader.aged(before).await? {
+                self.remove(plan).await?;
+            }
+        }
+        let room = self.settings.max_size - super::writer::reserve(self.settings.max_size);
+        let used = || self.shared.used.load(Ordering::Relaxed);
+        if used() < room / 10 * 9 {
+            return Ok(());
+        }
+        for level in Level::BY_SIZE {
+            // Who reviewed what changes; the other levels find nothing new in what they went through.
+            let mut after = if level == Level::Reviewed { 0 } else { self.reader.through(level).await? };
+            while used() >= room / 10 * 8 {
+                let Some(plan) = self.reader.removable(level, after).await? else { break };
+                after = plan.last;
+                self.remove(plan).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, plan: Plan) -> Result<(), Error> {
+        let (done, removed) = oneshot::channel();
+        let order = Order::Remove { plan: Box::new(plan), id: self.id(), now: self.now(), done };
+        self.orders.send(order).await.map_err(|_| Error::Closed)?;
+        removed.await.map_err(|_| Error::Closed)?
+    }
+
+    async fn checkpoint(&self) -> bool {
+        let now = self.now();
+        let (done, signed) = oneshot::channel();
+        let order = Order::Checkpoint { id: self.id(), now, done };
+        let written = self.orders.send(order).await.is_ok() && signed.await.unwrap_or(false);
+        self.signed.store(now, Ordering::Relaxed);
+        written
+    }
+
     async fn tick(&self, all: bool) -> Result<(), Error> {
         let now = self.now();
         let new_id = || self.id();
@@ -405,7 +514,12 @@ impl Inner {
         self.push(rows);
         let (done, passed) = oneshot::channel();
         self.orders.send(Order::Barrier(done)).await.map_err(|_| Error::Closed)?;
-        passed.await.map_err(|_| Error::Closed)?
+        let passed = passed.await.map_err(|_| Error::Closed)?;
+        let interval = i64::try_from(self.keeping.checkpoint.as_millis()).unwrap_or(i64::MAX);
+        if !all && now.saturating_sub(self.signed.load(Ordering::Relaxed)) >= interval {
+            self.checkpoint().await;
+        }
+        passed
     }
 }
 
@@ -418,5 +532,7 @@ async fn tick_on(log: Weak<Inner>) {
         if matches!(log.tick(false).await, Err(Error::Closed)) {
             return;
         }
+        // Refusals and counts do not wait for it.
+        tokio::spawn(async move { log.retain().await });
     }
 }

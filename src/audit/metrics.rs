@@ -62,6 +62,7 @@ impl Log {
                 Gauge("audit_full", "1 when allowed pulls are not recorded any more", full),
                 Gauge("audit_spilling", "1 when refusals are only counted", u64::from(status.spilling)),
                 Counter("audit_rows", "Rows written to the record", status.rows),
+                Counter("audit_removed", "Events that retention removed from the record", status.removed),
                 Counter(
                     "audit_unrecorded",
                     "Events of allowed pulls that were not recorded",

@@ -4,21 +4,26 @@
 //! fold into one decision and its counts, so that neither a retrying kubelet nor somebody making up
 //! names can fill the disk. The log never judges.
 
+mod canonical;
 mod columns;
 mod csv;
 mod draft;
 mod error;
 mod event;
+mod fields;
 mod floods;
 mod follow;
 mod log;
 mod metrics;
+mod note;
 mod pulls;
 mod query;
 mod refusals;
+mod retention;
 mod row;
 mod spill;
 mod text;
+mod verify;
 mod writer;
 
 #[cfg(test)]
@@ -30,11 +35,13 @@ pub use error::Error;
 pub use event::{Action, Actor, Event, ExceptionResult, RecallResult, Subject};
 pub(crate) use floods::Who;
 pub use follow::{Follow, Written};
-pub use log::{Log, OnFull, Settings, Status};
+pub use log::{Keeping, Log, OnFull, Settings, Status};
+pub use note::{Checkpoint, NoteError, VerifierKey};
 pub use pulls::Receipt;
 pub use query::{Entries, Entry, Filter, Order, Pattern, Reader, query};
 pub use row::{Kind, SCHEMA};
 pub use text::{Runtime, printable, printable_json};
+pub use verify::{Evidence, Fault, Finding, Proof, verify};
 
 /// The database's name within the data folder.
 pub const FILE: &str = "audit.db";

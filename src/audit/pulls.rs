@@ -173,11 +173,14 @@ impl Open {
         }
         let last = self.last_repeat.swap(i64::MIN, Ordering::Relaxed).max(self.opened);
         let first = self.first_repeat.swap(i64::MAX, Ordering::Relaxed).min(last);
-        let body = RepeatBody { of: Text(self.id), count, first: Time(first), last: Time(last) };
-        let mut row =
-            Row::new(new_id(), now, Kind::Repeat, &body).under(self.id, Some(self.pull)).until(last);
-        row.allowed = true;
-        Some(row)
+        let body = RepeatBody {
+            pull_id: Text(self.pull),
+            of: Text(self.id),
+            count,
+            first: Time(first),
+            last: Time(last),
+        };
+        Some(Row::new(new_id(), now, Kind::Repeat, &body).of_allowed())
     }
 
     fn take_transfer(&self, now: i64, new_id: &dyn Fn() -> Ulid) -> Option<Row> {
@@ -198,15 +201,13 @@ impl Open {
             requests: self.requests.swap(0, Ordering::Relaxed),
             bytes,
             duration_ms: u64::try_from(last - started).unwrap_or(0),
+            last: Time(last),
             cache: TransferBody::word(cache),
             status: (status != 0).then_some(status),
             join: TransferBody::join(if ambiguous { Join::Ambiguous } else { self.join }),
             candidates: self.candidates.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         };
-        let mut row =
-            Row::new(new_id(), now, Kind::Transfer, &body).under(self.id, Some(self.pull)).until(last);
-        row.allowed = true;
-        Some(row)
+        Some(Row::new(new_id(), now, Kind::Transfer, &body).of_allowed())
     }
 }
 

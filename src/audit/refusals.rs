@@ -103,8 +103,14 @@ impl Fold {
         }
         let last = self.last.load(Ordering::Relaxed);
         let first = self.first_repeat.swap(i64::MAX, Ordering::Relaxed).min(last);
-        let body = RepeatBody { of: Text(self.id), count, first: Time(first), last: Time(last) };
-        Some(Row::new(new_id(), now, Kind::Repeat, &body).under(self.id, Some(self.pull)).until(last))
+        let body = RepeatBody {
+            pull_id: Text(self.pull),
+            of: Text(self.id),
+            count,
+            first: Time(first),
+            last: Time(last),
+        };
+        Some(Row::new(new_id(), now, Kind::Repeat, &body))
     }
 
     fn is_due(&self, now: i64) -> bool {

@@ -1,13 +1,18 @@
 //! One row of the log, and the JSON it holds (schema `pullgate.event/1`).
 
+use std::fmt;
+
 use jiff::Timestamp;
 use serde::Serialize;
+use serde_json::{Map, Value};
 use ulid::Ulid;
 
 use crate::identity::Caller;
 use crate::policy::{Reason, Verdict};
 
+use super::canonical::Unplaced;
 use super::draft::{Cache, Draft, Join, Judged, best_join, client_name, runtime};
+use super::fields::Fields;
 use super::text::{LONG, SHORT, clip};
 
 /// The schema every event names.
@@ -94,77 +99,38 @@ impl Kind {
 /// An event on its way to disk.
 #[derive(Clone, Debug)]
 pub(crate) struct Row {
-    pub(crate) id: Ulid,
-    pub(crate) time: i64,
-    pub(crate) kind: Kind,
-    pub(crate) parent: Option<Ulid>,
-    pub(crate) pull: Option<Ulid>,
-    pub(crate) verdict: Option<&'static str>,
-    pub(crate) reason: Option<&'static str>,
-    pub(crate) registry: Option<String>,
-    pub(crate) repository: Option<String>,
-    pub(crate) tag: Option<String>,
-    pub(crate) digest: Option<String>,
-    pub(crate) client: Option<String>,
-    pub(crate) address: Option<String>,
-    pub(crate) reference: Option<String>,
-    pub(crate) last: Option<i64>,
-    /// The JSON object without its opening `{`, `schema` and `seq`, which the writer puts before it.
-    pub(crate) tail: String,
+    pub(crate) fields: Fields,
+    event: Unplaced,
     /// Whether it belongs to an allowed pull: first to go when the log is full.
     pub(crate) allowed: bool,
 }
 
 impl Row {
     pub(crate) fn new(id: Ulid, time: i64, kind: Kind, body: &impl Serialize) -> Self {
-        let json =
-            serde_json::to_string(&Envelope { id: Text(id), time: Time(time), kind: kind.as_str(), body })
-                .unwrap_or_else(|_| "{}".to_owned());
-        Self {
-            id,
-            time,
-            kind,
-            parent: None,
-            pull: None,
-            verdict: None,
-            reason: None,
-            registry: None,
-            repository: None,
-            tag: None,
-            digest: None,
-            client: None,
-            address: None,
-            reference: None,
-            last: None,
-            tail: json.strip_prefix('{').unwrap_or(&json).to_owned(),
-            allowed: false,
-        }
+        let mut event = match serde_json::to_value(body) {
+            Ok(Value::Object(event)) => event,
+            _ => Map::new(),
+        };
+        event.insert("schema".to_owned(), SCHEMA.into());
+        event.insert("id".to_owned(), id.to_string().into());
+        event.insert("time".to_owned(), Time(time).to_string().into());
+        event.insert("kind".to_owned(), kind.as_str().into());
+        Self { fields: Fields::of(&event), event: Unplaced::new(&mut event), allowed: false }
     }
 
-    /// The whole event, once its place in the order is known.
-    pub(crate) fn body(&self, seq: i64) -> String {
-        format!("{{\"schema\":\"{SCHEMA}\",\"seq\":{seq},{}", self.tail)
+    /// The whole event at its place in the order and in the chain, and its hash.
+    pub(crate) fn place(&self, seq: i64, previous: &str) -> (String, String) {
+        self.event.place(seq, previous)
     }
 
     /// About what it takes on disk at most, its places in the indexes included.
     pub(crate) fn weight(&self) -> u64 {
-        (self.tail.len() as u64).saturating_mul(2).saturating_add(1024)
+        (self.event.len() as u64).saturating_mul(2).saturating_add(1024)
     }
 
-    pub(crate) fn under(mut self, parent: Ulid, pull: Option<Ulid>) -> Self {
-        self.parent = Some(parent);
-        self.pull = pull;
-        self
-    }
-
-    pub(crate) fn until(mut self, last: i64) -> Self {
-        self.last = Some(last);
-        self
-    }
-
-    pub(crate) fn by(mut self, caller: &Caller) -> Self {
-        self.client = client_name(caller).map(|name| clip(name, SHORT).into_owned());
-        self.address = Some(caller.address.to_string());
+    /// Marks it as part of an allowed pull.
+    pub(crate) fn of_allowed(mut self) -> Self {
+        self.allowed = true;
         self
     }
 
@@ -178,10 +144,6 @@ impl Row {
         sentence: Option<&str>,
     ) -> Self {
         let judged = &draft.judged.judgement;
-        let image = ImageBody::of(draft.judged, root);
-        let tag = image.tag.map(ToOwned::to_owned);
-        let digest = image.digest.clone();
-        let reference = image.reference.to_string();
         let body = DecisionBody {
             pull_id: Text(pull),
             verdict: judged.verdict.as_str(),
@@ -214,7 +176,7 @@ impl Row {
                     exception: check.exception.as_deref(),
                 })
                 .collect(),
-            image,
+            image: ImageBody::of(draft.judged, root),
             client: ClientBody::of(draft.caller),
             http: HttpBody {
                 method: clip(draft.http.method, 32).into_owned(),
@@ -223,19 +185,8 @@ impl Row {
                 status: draft.http.status,
             },
         };
-        let mut row = Self::new(id, time, Kind::Decision, &body).by(draft.caller);
-        let name = judged.image.name();
-        row.pull = Some(pull);
-        row.verdict = Some(judged.verdict.as_str());
-        row.reason = draft.judged.code().map(crate::policy::Code::as_str);
-        row.registry = name.map(|name| name.registry().to_string());
-        row.repository = name.map(|name| name.repository().to_string());
-        row.tag = tag;
-        row.digest = digest;
-        row.reference = Some(reference);
-        row.last = Some(time);
-        row.allowed = matches!(judged.verdict, Verdict::Allow | Verdict::Warn);
-        row
+        let row = Self::new(id, time, Kind::Decision, &body);
+        if matches!(judged.verdict, Verdict::Allow | Verdict::Warn) { row.of_allowed() } else { row }
     }
 }
 
@@ -253,24 +204,21 @@ impl Serialize for Text {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Time(pub(crate) i64);
 
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.3}", moment(self.0))
+    }
+}
+
 impl Serialize for Time {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{:.3}", moment(self.0)))
+        serializer.collect_str(self)
     }
 }
 
 /// The moment `millis` after 1970.
 pub(crate) fn moment(millis: i64) -> Timestamp {
     Timestamp::from_millisecond(millis).unwrap_or(Timestamp::UNIX_EPOCH)
-}
-
-#[derive(Serialize)]
-struct Envelope<'a, T> {
-    id: Text,
-    time: Time,
-    kind: &'static str,
-    #[serde(flatten)]
-    body: &'a T,
 }
 
 #[derive(Serialize)]
@@ -440,6 +388,7 @@ struct HttpBody {
 /// `repeat`: the decision was met `count` more times.
 #[derive(Serialize)]
 pub(crate) struct RepeatBody {
+    pub(crate) pull_id: Text,
     pub(crate) of: Text,
     pub(crate) count: u64,
     pub(crate) first: Time,
@@ -456,6 +405,7 @@ pub(crate) struct TransferBody {
     pub(crate) requests: u64,
     pub(crate) bytes: u64,
     pub(crate) duration_ms: u64,
+    pub(crate) last: Time,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) cache: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -473,6 +423,17 @@ impl TransferBody {
     pub(crate) fn join(join: Join) -> &'static str {
         join.as_str()
     }
+}
+
+/// `checkpoint`: a signed note over the chain up to the event before it.
+#[derive(Serialize)]
+pub(crate) struct CheckpointBody {
+    pub(crate) checkpoint: SignedBody,
+}
+
+#[derive(Serialize)]
+pub(crate) struct SignedBody {
+    pub(crate) note: String,
 }
 
 /// `flood`: opened by the first refusal beyond the limit, closed by a second row `of` the first.

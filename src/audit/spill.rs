@@ -195,7 +195,7 @@ impl Counters {
     }
 }
 
-fn write_all(file: &OwnedFd, mut bytes: &[u8], mut offset: u64) -> Result<(), Errno> {
+pub(crate) fn write_all(file: &OwnedFd, mut bytes: &[u8], mut offset: u64) -> Result<(), Errno> {
     while !bytes.is_empty() {
         let written = rustix::io::pwrite(file, bytes, offset)?;
         if written == 0 {

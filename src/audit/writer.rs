@@ -1,21 +1,24 @@
 //! The one writer: takes whatever waits, commits it in one transaction, then tells those who wait.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
-use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, QueryBuilder, Sqlite};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use ulid::Ulid;
 
 use crate::policy::Code;
 
+use super::canonical::{GENESIS, Integrity};
 use super::error::Error;
-use super::row::Row;
+use super::note::{Signer, VerifierKey};
+use super::retention::{Plan, Run};
+use super::row::{CheckpointBody, Kind, Row, SignedBody};
 use super::spill::{Counters, Reserve};
 
 /// So many refusals may wait for the writer; further ones wait for a place.
@@ -33,16 +36,24 @@ const SLACK: u64 = 1 << 20;
 const COLUMNS: &str = "seq, id, time, kind, parent, pull_id, verdict, reason, registry, repository, tag, \
                        digest, client, address, reference, last, body";
 const WIDTH: usize = 17;
+/// A log of more bytes takes a while to be brought up to date.
+const LARGE: i64 = 64 << 20;
+
+static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("src/audit/migrations");
 
 /// What is asked of the writer.
 #[derive(Debug)]
 pub(crate) enum Order {
     /// Answer once everything before it, the backlog included, was tried.
     Barrier(oneshot::Sender<Result<(), Error>>),
+    /// Sign what was written since the last signature, if anything was; answers whether.
+    Checkpoint { id: Ulid, now: i64, done: oneshot::Sender<bool> },
     /// Write everything, tidy up, end.
     Close(oneshot::Sender<()>),
     /// Count a refusal in the file of counters.
     Count(Count),
+    /// Remove what the plan says, and put that on record.
+    Remove { plan: Box<Plan>, id: Ulid, now: i64, done: oneshot::Sender<Result<(), Error>> },
     /// Commit these and say so.
     Write { rows: Vec<Row>, done: watch::Sender<Option<Result<(), Error>>> },
 }
@@ -72,6 +83,8 @@ pub(crate) struct Shared {
     pub(crate) commits: AtomicU64,
     pub(crate) unrecorded: AtomicU64,
     pub(crate) counted: AtomicU64,
+    /// Events that retention removed.
+    pub(crate) removed: AtomicU64,
     pub(crate) last_error: Mutex<Option<Error>>,
 }
 
@@ -138,6 +151,14 @@ pub(crate) struct Writer {
     counters: Option<Counters>,
     reserve: Reserve,
     next: i64,
+    /// The hash of the last event: what the next one names as the one before.
+    head: String,
+    /// Whether a commit that was reported as failed may have reached the disk all the same: what is
+    /// tried again may stand there already.
+    doubtful: bool,
+    signer: Signer,
+    /// The place of the last checkpoint in the log; 0: there is none.
+    signed: i64,
     /// So many bytes may be written before the pages must be counted again.
     slack: u64,
     retried: Instant,
@@ -158,15 +179,30 @@ impl Writer {
     ) -> Result<Self, Error> {
         let file = folder.join(super::FILE);
         let failed = |detail: String| Error::Open { path: file.clone(), detail: detail.into() };
+        let old = rustix::fs::stat(&file).map_or(0, |stat| stat.st_size);
         let mut connection =
             options(&file, max_size).connect().await.map_err(|error| failed(error.to_string()))?;
-        sqlx::migrate!("src/audit/migrations")
-            .run(&mut connection)
-            .await
-            .map_err(|error| failed(error.to_string()))?;
-        let next = next(&mut connection).await.map_err(|error| failed(error.to_string()))?;
-        let size = (max_size / 4).min(1 << 20);
-        let reserve = Reserve::take(folder.join("audit.reserve"), size);
+        let known =
+            sqlx::query_scalar::<_, i64>("SELECT COUNT(*) FROM _sqlx_migrations").fetch_one(&mut connection);
+        let known = known.await.unwrap_or(0);
+        if old > LARGE && usize::try_from(known).unwrap_or(0) < MIGRATOR.iter().count() {
+            tracing::warn!(
+                file = %file.display(),
+                mebibytes = old >> 20,
+                "bringing the audit log up to date: this takes about a minute for each 2 GiB, and nothing is \
+                 served until it is done"
+            );
+        }
+        MIGRATOR.run(&mut connection).await.map_err(|error| failed(error.to_string()))?;
+        let (next, head) = end(&mut connection).await.map_err(|error| failed(error.to_string()))?;
+        let signed = sqlx::query_scalar(
+            "SELECT COALESCE(MAX(seq), 0) FROM event WHERE parent IS NULL AND kind <> 'decision' AND kind = 'checkpoint'",
+        )
+        .fetch_one(&mut connection)
+        .await
+        .map_err(|error| failed(error.to_string()))?;
+        let signer = Signer::open(folder)?;
+        let reserve = Reserve::take(folder.join("audit.reserve"), reserve(max_size));
         let counters = Counters::open(&folder.join("audit.counters"));
         if let Err(error) = &counters {
             shared.failed(&failed(format!("audit.counters: {error}")));
@@ -179,6 +215,10 @@ impl Writer {
             counters: counters.ok(),
             reserve,
             next,
+            head,
+            doubtful: false,
+            signer,
+            signed,
             slack: 0,
             retried: Instant::now(),
             statements: vec![None; CHUNK + 1],
@@ -190,6 +230,11 @@ impl Writer {
         writer.measure().await;
         writer.bring_counts_home().await;
         Ok(writer)
+    }
+
+    /// By which key others verify what it signs.
+    pub(crate) fn key(&self) -> VerifierKey {
+        self.signer.key().clone()
     }
 
     /// Tells the place of the last event on disk; it ends with the writer.
@@ -231,12 +276,14 @@ impl Writer {
     /// One group. Returns who asked to close, if anybody did.
     async fn serve(&mut self, inbox: &mut Vec<Order>) -> Option<oneshot::Sender<()>> {
         let (mut awaited, mut barriers, mut counts, mut close) = (Vec::new(), Vec::new(), Vec::new(), None);
-        let mut waiters = Vec::new();
+        let (mut waiters, mut checkpoints, mut removals) = (Vec::new(), Vec::new(), Vec::new());
         for order in inbox.drain(..) {
             match order {
                 Order::Barrier(done) => barriers.push(done),
+                Order::Checkpoint { id, now, done } => checkpoints.push((id, now, done)),
                 Order::Close(done) => close = Some(done),
                 Order::Count(count) => counts.push(count),
+                Order::Remove { plan, id, now, done } => removals.push((plan, id, now, done)),
                 Order::Write { rows, done } => {
                     awaited.extend(rows);
                     waiters.push(done);
@@ -261,6 +308,12 @@ impl Writer {
         if counted && self.shared.spilling.load(Ordering::Relaxed) && self.retried.elapsed() >= RETRY {
             self.bring_counts_home().await;
             self.retried = Instant::now();
+        }
+        for (id, now, done) in checkpoints {
+            let _ = done.send(self.checkpoint(id, now).await);
+        }
+        for (plan, id, now, done) in removals {
+            let _ = done.send(self.remove(&plan, plan.row(id, now)).await);
         }
         if !barriers.is_empty() || close.is_some() {
             self.measure().await;
@@ -297,9 +350,7 @@ impl Writer {
             return Err(error);
         }
         match outcome {
-            Ok(()) => {
-                let rows = awaited.len() + backlog.len();
-                self.next += i64::try_from(rows).unwrap_or(0);
+            Ok(rows) => {
                 self.committed.send_replace(self.next - 1);
                 self.shared.rows.fetch_add(rows as u64, Ordering::Relaxed);
                 self.shared.commits.fetch_add(1, Ordering::Relaxed);
@@ -326,6 +377,84 @@ impl Writer {
         }
     }
 
+    /// Signs the chain as it stands. Whatever cannot be written now is signed by the next one.
+    async fn checkpoint(&mut self, id: Ulid, now: i64) -> bool {
+        // Where the chain ends is only known with a connection.
+        if self.connected().await.is_err() || self.signed + 1 >= self.next {
+            return false;
+        }
+        let note = self.signer.note(self.next - 1, &self.head);
+        let size = self.next - 1;
+        let row = Row::new(id, now, Kind::Checkpoint, &CheckpointBody { checkpoint: SignedBody { note } });
+        let written = self.commit(&[row], &[]).await.is_ok();
+        // A connection made anew meanwhile found another end: what was signed is not what stands there.
+        if written && self.next == size + 2 {
+            self.signed = size + 1;
+        }
+        written
+    }
+
+    /// Removes a segment's events, or some of them, in one transaction with what vouches for it.
+    async fn remove(&mut self, plan: &Plan, row: Row) -> Result<(), Error> {
+        let outcome = self.remove_with(plan, &row).await;
+        match outcome {
+            Ok(head) => {
+                self.next += 1;
+                self.head = head;
+                self.committed.send_replace(self.next - 1);
+                self.shared.rows.fetch_add(1, Ordering::Relaxed);
+                self.shared.removed.fetch_add(plan.rows(), Ordering::Relaxed);
+                self.measure().await;
+                Ok(())
+            }
+            Err(error) => {
+                self.disconnect().await;
+                let error = self.write_error(&error);
+                self.shared.failed(&error);
+                Err(error)
+            }
+        }
+    }
+
+    async fn remove_with(&mut self, plan: &Plan, row: &Row) -> Result<String, sqlx::Error> {
+        self.connected().await?;
+        let (mut seq, mut head) = (self.next, self.head.clone());
+        let mut transaction = self.connected().await?.begin_with("BEGIN IMMEDIATE").await?;
+        for run in &plan.runs {
+            // A run from the beginning on is empty already but for its end.
+            sqlx::query("DELETE FROM event WHERE seq BETWEEN $1 AND $2")
+                .bind(run.first)
+                .bind(run.last)
+                .execute(&mut *transaction)
+                .await?;
+        }
+        sqlx::query("DELETE FROM removed WHERE first BETWEEN $1 AND $2")
+            .bind(plan.first)
+            .bind(plan.last)
+            .execute(&mut *transaction)
+            .await?;
+        for Run { first, last, previous, hash } in &plan.runs {
+            sqlx::query("INSERT INTO removed (first, last, previous, hash) VALUES ($1, $2, $3, $4)")
+                .bind(first)
+                .bind(last)
+                .bind(previous)
+                .bind(hash)
+                .execute(&mut *transaction)
+                .await?;
+        }
+        sqlx::query(
+            "INSERT INTO retention (level, through) VALUES ($1, $2) \
+             ON CONFLICT (level) DO UPDATE SET through = excluded.through",
+        )
+        .bind(plan.level.number())
+        .bind(plan.last)
+        .execute(&mut *transaction)
+        .await?;
+        insert_rows(&mut transaction, &mut [], &[row], &mut seq, &mut head).await?;
+        transaction.commit().await?;
+        Ok(head)
+    }
+
     async fn connected(&mut self) -> Result<&mut SqliteConnection, sqlx::Error> {
         match &mut self.connection {
             Some(connection) => Ok(connection),
@@ -334,14 +463,14 @@ impl Writer {
                 let options = options(&self.file, self.max_size).create_if_missing(false);
                 let mut connection = options.connect().await?;
                 self.opened = identity(&self.file);
-                // A commit that was reported as failed may have reached the disk all the same.
-                self.next = next(&mut connection).await?;
+                (self.next, self.head) = end(&mut connection).await?;
                 Ok(empty.insert(connection))
             }
         }
     }
 
     async fn disconnect(&mut self) {
+        self.doubtful = true;
         if let Some(connection) = self.connection.take() {
             let _ = connection.close_hard().await;
         }
@@ -358,11 +487,16 @@ impl Writer {
         released
     }
 
-    async fn insert(&mut self, awaited: &[Row], backlog: &[Row]) -> Result<(), sqlx::Error> {
+    /// Writes the rows at the end of the chain; returns how many there were to write.
+    async fn insert(&mut self, awaited: &[Row], backlog: &[Row]) -> Result<usize, sqlx::Error> {
         let mut statements = std::mem::take(&mut self.statements);
         let outcome = self.insert_with(&mut statements, awaited, backlog).await;
         self.statements = statements;
-        outcome
+        let (rows, head) = outcome?;
+        self.next += i64::try_from(rows).unwrap_or(0);
+        self.head = head;
+        self.doubtful = false;
+        Ok(rows)
     }
 
     async fn insert_with(
@@ -370,18 +504,28 @@ impl Writer {
         statements: &mut [Option<Arc<str>>],
         awaited: &[Row],
         backlog: &[Row],
-    ) -> Result<(), sqlx::Error> {
-        let seq = self.next;
+    ) -> Result<(usize, String), sqlx::Error> {
+        // The end of the chain is known once there is a connection.
+        self.connected().await?;
+        let (mut seq, mut head, doubtful) = (self.next, self.head.clone(), self.doubtful);
         let connection = self.connected().await?;
-        let all: Vec<&Row> = awaited.iter().chain(backlog).collect();
+        let mut all: Vec<&Row> = awaited.iter().chain(backlog).collect();
+        if doubtful {
+            let known = known(connection, &all).await?;
+            all.retain(|row| !known.contains(&row.fields.id));
+        }
         if all.len() <= CHUNK {
-            return insert_rows(connection, statements, &all, seq).await;
+            if !all.is_empty() {
+                insert_rows(connection, statements, &all, &mut seq, &mut head).await?;
+            }
+            return Ok((all.len(), head));
         }
         let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-        for (rows, seq) in all.chunks(CHUNK).zip((seq..).step_by(CHUNK)) {
-            insert_rows(&mut transaction, statements, rows, seq).await?;
+        for rows in all.chunks(CHUNK) {
+            insert_rows(&mut transaction, statements, rows, &mut seq, &mut head).await?;
         }
-        transaction.commit().await
+        transaction.commit().await?;
+        Ok((all.len(), head))
     }
 
     /// Counts refusals that cannot be rows; one sync for all of them. It blocks this task for that
@@ -466,7 +610,12 @@ impl Writer {
     /// Compares what is used with the limits.
     async fn measure(&mut self) {
         let Some(connection) = &mut self.connection else { return };
-        let pages: Result<i64, _> = sqlx::query_scalar("PRAGMA page_count").fetch_one(connection).await;
+        // What was removed leaves pages free for what comes.
+        let pages: Result<i64, _> = sqlx::query_scalar(
+            "SELECT page_count - freelist_count FROM pragma_page_count, pragma_freelist_count",
+        )
+        .fetch_one(connection)
+        .await;
         let Ok(pages) = pages else { return };
         let used = u64::try_from(pages).unwrap_or(0) * PAGE;
         self.shared.used.store(used, Ordering::Relaxed);
@@ -491,43 +640,74 @@ impl Writer {
     }
 }
 
+/// How large the reserve is under a quota.
+pub(crate) fn reserve(max_size: u64) -> u64 {
+    (max_size / 4).min(1 << 20)
+}
+
 /// Device and number of the file that has this name now.
 fn identity(file: &Path) -> Option<(u64, u64)> {
     rustix::fs::stat(file).ok().map(|stat| (stat.st_dev, stat.st_ino))
 }
 
-/// The first free place in the order.
-async fn next(connection: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar("SELECT COALESCE(MAX(seq), 0) + 1 FROM event").fetch_one(connection).await
+/// The first free place in the order, and the hash that what stands there names as the one before.
+async fn end(connection: &mut SqliteConnection) -> Result<(i64, String), sqlx::Error> {
+    let last: Option<(i64, String)> = sqlx::query_as("SELECT seq, body FROM event ORDER BY seq DESC LIMIT 1")
+        .fetch_optional(connection)
+        .await?;
+    let Some((seq, body)) = last else { return Ok((1, GENESIS.to_owned())) };
+    let event = serde_json::from_str(&body).unwrap_or_default();
+    let hash = Integrity::of(&event).map_or_else(|| GENESIS.to_owned(), |integrity| integrity.hash);
+    Ok((seq + 1, hash))
 }
 
-/// One INSERT; the first row gets this place in the order.
+/// Which of these stand in the database already.
+async fn known(connection: &mut SqliteConnection, rows: &[&Row]) -> Result<HashSet<String>, sqlx::Error> {
+    let mut known = HashSet::new();
+    for rows in rows.chunks(256) {
+        let mut sql = QueryBuilder::<Sqlite>::new("SELECT id FROM event WHERE id IN (");
+        let mut list = sql.separated(", ");
+        for row in rows {
+            list.push_bind(&row.fields.id);
+        }
+        sql.push(")");
+        known.extend(sql.build_query_scalar::<String>().fetch_all(&mut *connection).await?);
+    }
+    Ok(known)
+}
+
+/// One INSERT at the end of the chain, which moves on.
 async fn insert_rows(
     connection: &mut SqliteConnection,
     statements: &mut [Option<Arc<str>>],
     rows: &[&Row],
-    first: i64,
+    seq: &mut i64,
+    head: &mut String,
 ) -> Result<(), sqlx::Error> {
     let mut query = sqlx::query(AssertSqlSafe(statement(statements, rows.len())));
-    for (row, seq) in rows.iter().zip(first..) {
+    for row in rows {
+        let (body, hash) = row.place(*seq, head);
+        let fields = &row.fields;
         query = query
-            .bind(seq)
-            .bind(row.id.to_string())
-            .bind(row.time)
-            .bind(row.kind.as_str())
-            .bind(row.parent.map(|id| id.to_string()))
-            .bind(row.pull.map(|id| id.to_string()))
-            .bind(row.verdict)
-            .bind(row.reason)
-            .bind(row.registry.as_deref())
-            .bind(row.repository.as_deref())
-            .bind(row.tag.as_deref())
-            .bind(row.digest.as_deref())
-            .bind(row.client.as_deref())
-            .bind(row.address.as_deref())
-            .bind(row.reference.as_deref())
-            .bind(row.last)
-            .bind(row.body(seq));
+            .bind(*seq)
+            .bind(&fields.id)
+            .bind(fields.time)
+            .bind(&fields.kind)
+            .bind(fields.parent.as_deref())
+            .bind(fields.pull_id.as_deref())
+            .bind(fields.verdict.as_deref())
+            .bind(fields.reason.as_deref())
+            .bind(fields.registry.as_deref())
+            .bind(fields.repository.as_deref())
+            .bind(fields.tag.as_deref())
+            .bind(fields.digest.as_deref())
+            .bind(fields.client.as_deref())
+            .bind(fields.address.as_deref())
+            .bind(fields.reference.as_deref())
+            .bind(fields.last)
+            .bind(body);
+        *seq += 1;
+        *head = hash;
     }
     query.execute(connection).await.map(|_| ())
 }
@@ -538,8 +718,7 @@ fn statement(made: &mut [Option<Arc<str>>], rows: usize) -> Arc<str> {
     let make = || -> Arc<str> {
         let group = format!("({})", vec!["?"; WIDTH].join(","));
         let groups = vec![group; rows];
-        format!("INSERT INTO event ({COLUMNS}) VALUES {} ON CONFLICT (id) DO NOTHING", groups.join(","))
-            .into()
+        format!("INSERT INTO event ({COLUMNS}) VALUES {}", groups.join(",")).into()
     };
     match made.get_mut(rows) {
         Some(slot) => Arc::clone(slot.get_or_insert_with(make)),
@@ -550,4 +729,32 @@ fn statement(made: &mut [Option<Arc<str>>], rows: usize) -> Arc<str> {
 /// Whether quota or disk is used up (`SQLITE_FULL`).
 fn is_full(error: &sqlx::Error) -> bool {
     error.as_database_error().and_then(sqlx::error::DatabaseError::code).is_some_and(|code| code == "13")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::{Evidence, verify};
+
+    fn row(number: u128) -> Row {
+        Row::new(Ulid::from_parts(1, number), 1, Kind::Upstream, &serde_json::json!({"number": number}))
+    }
+
+    #[tokio::test]
+    async fn what_a_commit_reported_as_failed_left_on_disk_is_neither_written_twice_nor_breaks_the_chain() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_orders, inbox) = mpsc::channel(1);
+        let shared = Arc::new(Shared::default());
+        let mut writer = Writer::open(folder.path(), 64 << 20, shared, inbox).await.unwrap();
+        let rows: Vec<Row> = (0..100).map(row).collect();
+        writer.commit(&rows, &[]).await.unwrap();
+        // As if the answer to that commit had been lost.
+        writer.disconnect().await;
+        let again: Vec<Row> = (50..150).map(row).collect();
+        writer.commit(&again, &[row(7)]).await.unwrap();
+        assert!(writer.checkpoint(Ulid::from_parts(1, 999), 1).await);
+        writer.finish().await;
+        let proof = verify(folder.path(), &Evidence::default()).await.unwrap();
+        assert_eq!((proof.finding, proof.events, proof.proven), (None, 151, 150));
+    }
 }

@@ -2,6 +2,7 @@
 
 mod block;
 mod follow;
+mod verify;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -35,10 +36,15 @@ Examples:
   pullgate log --client ci --limit 10         the ten latest pulls of a client
   pullgate log --follow --blocked             refusals as they come, until Ctrl-C
   pullgate log --csv --since 30d > month.csv  a table for a spreadsheet
+  pullgate log verify                         is the log what was written?
   pullgate log --json --blocked | jq -r '[.time, .image.reference, .reason.code, .count] | @tsv'
 
 Exit status: 0 shown (also when nothing matches), 2 the configuration or the log cannot be read.")]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+
     /// The gateway's configuration; its [storage] path is where the log is
     #[arg(long, value_name = "FILE", default_value = "config/pullgate.toml")]
     config: PathBuf,
@@ -89,6 +95,11 @@ pub(super) struct Arguments {
     limit: Option<usize>,
 }
 
+#[derive(Clone, Debug, clap::Subcommand)]
+enum Command {
+    Verify(verify::Arguments),
+}
+
 /// The start of `--since`.
 #[derive(Clone, Debug)]
 pub(super) enum Since {
@@ -133,6 +144,9 @@ fn reason(word: &str) -> Result<Code, String> {
 
 /// Runs the command: entries to standard output, remarks to standard error.
 pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<Exit, Failure> {
+    if let Some(Command::Verify(arguments)) = &arguments.command {
+        return verify::run(arguments, out);
+    }
     let settings = gateway::load(&arguments.config).map_err(Failure::unjudged)?;
     let now = Clock::system().now();
     let shown = super::block_on(show(arguments, &settings.storage.path, now, out))??;
@@ -254,13 +268,13 @@ mod tests {
     use crate::policy::{Reason, Trace};
 
     #[derive(Parser)]
-    struct Command {
+    struct Line {
         #[command(flatten)]
         args: Arguments,
     }
 
     fn args(words: &[&str]) -> Arguments {
-        Command::try_parse_from([&["log"], words].concat()).unwrap().args
+        Line::try_parse_from([&["log"], words].concat()).unwrap().args
     }
 
     fn now() -> Timestamp {

@@ -196,6 +196,12 @@ pub struct Audit {
     pub max_size: u64,
     /// What becomes of allowed pulls when the record is full.
     pub on_full: OnFull,
+    /// How often what was written is signed.
+    #[serde(deserialize_with = "value::timeout")]
+    pub checkpoint: Duration,
+    /// Events are removed when they are older.
+    #[serde(deserialize_with = "value::some_timeout")]
+    pub max_age: Option<Duration>,
 }
 
 /// What becomes of allowed pulls when the record is full; refusals stay refusals.
@@ -408,7 +414,12 @@ impl Default for Storage {
 
 impl Default for Audit {
     fn default() -> Self {
-        Self { max_size: 5 << 30, on_full: OnFull::Serve }
+        Self {
+            max_size: 5 << 30,
+            on_full: OnFull::Serve,
+            checkpoint: Duration::from_secs(600),
+            max_age: None,
+        }
     }
 }
 

@@ -326,7 +326,7 @@ impl Event {
                     subject: subject.as_ref().map(SubjectBody::of),
                     note: note.as_deref().map(|note| clip(note, LONG)),
                 };
-                about(Row::new(id, time, Kind::Admin, &body), subject.as_ref())
+                Row::new(id, time, Kind::Admin, &body)
             }
             Self::Alert { rule, text, count, of, subject } => {
                 let body = AlertBody {
@@ -338,7 +338,7 @@ impl Event {
                     },
                     subject: subject.as_ref().map(SubjectBody::of),
                 };
-                about(Row::new(id, time, Kind::Alert, &body), subject.as_ref())
+                Row::new(id, time, Kind::Alert, &body)
             }
             Self::Auth { via, granted, address, name, text, count } => {
                 let body = AuthBody {
@@ -353,14 +353,11 @@ impl Event {
                         address: *address,
                     },
                 };
-                let mut row = Row::new(id, time, Kind::Auth, &body);
-                row.client = name.as_deref().map(|name| clip(name, SHORT).into_owned());
-                row.address = Some(address.to_string());
-                row
+                Row::new(id, time, Kind::Auth, &body)
             }
             Self::Drift { name, tag, locked, current } => {
                 let image = image(name, Some(tag), *current, Some(*locked));
-                placed(Row::new(id, time, Kind::Drift, &DriftBody { image }), name, Some(tag), *current)
+                Row::new(id, time, Kind::Drift, &DriftBody { image })
             }
             Self::Exception { exception, result, image, waive, expires, needed, of } => {
                 let body = ExceptionBody {
@@ -374,14 +371,12 @@ impl Event {
                     },
                     image: Named { reference: clip(image, LONG) },
                 };
-                let mut row = Row::new(id, time, Kind::Exception, &body);
-                row.reference = Some(clip(image, LONG).into_owned());
-                row
+                Row::new(id, time, Kind::Exception, &body)
             }
             Self::Pin { name, tag, previous, digest, actor } => {
                 let actor = clipped(actor);
                 let image = image(name, Some(tag), *digest, *previous);
-                placed(Row::new(id, time, Kind::Pin, &PinBody { actor, image }), name, Some(tag), *digest)
+                Row::new(id, time, Kind::Pin, &PinBody { actor, image })
             }
             Self::PolicyAdopted { previous, policy, changes } => {
                 let body = PolicyBody {
@@ -424,12 +419,7 @@ impl Event {
                     },
                     image: name.as_ref().map(|name| image(name, None, *digest, None)),
                 };
-                let mut row = Row::new(id, time, Kind::Upstream, &body);
-                row.registry = Some(registry.to_string());
-                match name {
-                    Some(name) => placed(row, name, None, *digest),
-                    None => row,
-                }
+                Row::new(id, time, Kind::Upstream, &body)
             }
         }
     }
@@ -439,14 +429,6 @@ impl<'a> SubjectBody<'a> {
     fn of(subject: &'a Subject) -> Self {
         Self { reference: clip(&subject.reference, LONG), reason: subject.reason.map(Code::as_str) }
     }
-}
-
-fn about(mut row: Row, subject: Option<&Subject>) -> Row {
-    if let Some(subject) = subject {
-        row.reference = Some(clip(&subject.reference, LONG).into_owned());
-        row.reason = subject.reason.map(Code::as_str);
-    }
-    row
 }
 
 fn clipped(actor: &Actor) -> Actor {
@@ -470,15 +452,6 @@ fn reference(name: &Name, tag: Option<&Tag>, digest: Option<Digest>) -> String {
         (None, Some(digest)) => format!("{name}@{digest}"),
         (None, None) => name.to_string(),
     }
-}
-
-fn placed(mut row: Row, name: &Name, tag: Option<&Tag>, digest: Option<Digest>) -> Row {
-    row.registry = Some(name.registry().to_string());
-    row.repository = Some(name.repository().to_string());
-    row.tag = tag.map(ToString::to_string);
-    row.digest = digest.map(|digest| digest.to_string());
-    row.reference = Some(reference(name, tag, digest));
-    row
 }
 
 fn stamp(policy: &PolicyStamp) -> StampBody<'_> {

@@ -148,6 +148,41 @@ async fn a_flood_of_made_up_names_writes_little_and_pushes_nobody_out() {
     assert!(!flood_ids.contains(&after.id));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_floods_for_many_minutes_fills_nothing_and_loses_nobody_elses_evidence() {
+    let fixture = Fixture::new().await;
+    let (other, judged) = (caller("10.0.0.9"), refusal("docker.io/library/python:3.11"));
+    let evidence = fixture.refuse(&other, &judged).await;
+    drop(fixture.allow(&other, &tag("docker.io/library/postgres:16.4", "pg"), "GET"));
+    fixture.log.flush().await.unwrap();
+    let before = fixture.entries().await.len();
+    let flooder = caller("10.0.0.1");
+    // benches/record.rs does the same with a million names.
+    for number in 0..20_000 {
+        fixture.refuse(&flooder, &refusal(&format!("docker.io/library/made-up-{number}:1"))).await;
+        if number % 2_000 == 1_999 {
+            assert_eq!(fixture.refuse(&other, &judged).await.id, evidence.id, "its fold goes on");
+            fixture.wait(60);
+            fixture.log.tick().await.unwrap();
+        }
+    }
+    fixture.log.flush().await.unwrap();
+    let status = fixture.log.status();
+    assert!(status.used < 5 << 20, "{} bytes", status.used);
+    assert_eq!((status.removed, status.unrecorded), (0, 0), "nothing had to make room");
+    let entries = fixture.entries().await;
+    assert_eq!(entries.len(), before + 10 * 61, "sixty and a flood a minute");
+    assert_eq!(entries[0].number(&["count"]), Some(11));
+    let flooded: u64 = entries
+        .iter()
+        .filter(|entry| entry.text(&["client", "address"]) == Some("10.0.0.1"))
+        .map(|entry| entry.number(&["count"]).unwrap())
+        .sum();
+    assert_eq!(flooded, 20_000, "each refusal is counted");
+    let allowed = Filter { verdict: Some(Verdict::Allow), ..Filter::default() };
+    assert_eq!(read(fixture.folder.path(), allowed).await.len(), 1);
+}
+
 #[tokio::test]
 async fn an_ipv6_network_is_one_flooder_whatever_addresses_it_takes() {
     let fixture = Fixture::new().await;

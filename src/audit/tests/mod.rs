@@ -4,6 +4,8 @@ mod durable;
 mod find;
 mod fold;
 mod full;
+mod kept;
+mod proof;
 mod read;
 
 use std::path::Path;

@@ -15,7 +15,7 @@ use super::control::Control;
 use super::judge::FileJudge;
 use super::reload::{Reloading, Served, Status, Watched, Watches, try_out, warn_of_exceptions};
 use crate::alert::{self, Alerts};
-use crate::audit::{self, Log};
+use crate::audit::{self, Keeping, Log};
 use crate::catalog::{self, Catalog};
 use crate::cli::Failure;
 use crate::clock::Clock;
@@ -211,7 +211,11 @@ impl Running {
         let store = Store::open(storage).map_err(StartError::internal)?;
         let quota = catalog::quota(settings.storage.max_size);
         let catalog = Catalog::open(folder, quota, clock.clone()).await.map_err(StartError::internal)?;
-        let log = Log::open(audit_settings(settings), clock.clone()).await.map_err(StartError::internal)?;
+        let keeping = Keeping { checkpoint: settings.audit.checkpoint, max_age: settings.audit.max_age };
+        let log = Log::open_keeping(audit_settings(settings), keeping, clock.clone())
+            .await
+            .map_err(StartError::internal)?;
+        tracing::info!(key = %log.key(), "the record is signed: keep this key where the log is not");
         // Pulls and the record go on without it.
         let review = Review::open(folder, clock.clone()).await;
         if let Err(error) = &review {

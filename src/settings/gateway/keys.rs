@@ -47,6 +47,8 @@ pub const KEYS: &[Key] = &[
     key("storage.max_size", "size", Some("\"50GiB\"")),
     key("audit.max_size", "size", Some("\"5GiB\"")),
     key("audit.on_full", "serve, refuse", Some("\"serve\"")),
+    key("audit.checkpoint", "duration", Some("\"10m\"")),
+    key("audit.max_age", "duration", None),
     key("policy.file", "path", Some("\"config/policy.toml\"")),
     key("policy.shadow", "path", None),
     key("cache.tag_ttl", "lifetime", Some("\"15m\"")),

@@ -1,0 +1,227 @@
+//! Retention: what goes first, what stays, and that the rest remains provable.
+
+use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
+
+use super::*;
+
+const ROOM: u64 = 3 << 20;
+
+async fn small(keeping: Keeping) -> Fixture {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Clock::manual("2026-11-01T10:00:00Z".parse().unwrap());
+    let settings =
+        Settings { max_size: ROOM + (1 << 20), refusals_per_minute: u32::MAX, ..settings(folder.path()) };
+    let log = Log::open_keeping(settings, keeping, clock.clone()).await.unwrap();
+    Fixture { folder, clock, log }
+}
+
+async fn proof(fixture: &Fixture) -> Proof {
+    let proof = verify(fixture.folder.path(), &Evidence::default()).await.unwrap();
+    assert_eq!(proof.finding, None, "{proof:?}");
+    proof
+}
+
+async fn names(fixture: &Fixture, start: &str) -> usize {
+    let entries = read(fixture.folder.path(), Filter { blocked: true, ..Filter::default() }).await;
+    let of =
+        |entry: &&Entry| entry.text(&["image", "repository"]).is_some_and(|name| name.starts_with(start));
+    entries.iter().filter(of).count()
+}
+
+async fn allowed(fixture: &Fixture) -> usize {
+    read(fixture.folder.path(), Filter { verdict: Some(Verdict::Allow), ..Filter::default() }).await.len()
+}
+
+async fn refuse(fixture: &Fixture, name: &str) {
+    fixture.refuse(&caller("10.0.0.1"), &refusal(&format!("docker.io/{name}:1"))).await;
+}
+
+async fn review(fixture: &Fixture, name: &str) {
+    let subject = Subject { reference: format!("docker.io/{name}:1"), reason: Some(Code::TagNotAllowed) };
+    let actor = Actor { name: "ann".to_owned(), via: "console".to_owned() };
+    let event = Event::Admin { action: Action::Resolve, actor, subject: Some(subject), note: None };
+    fixture.log.record(event).await.unwrap();
+}
+
+/// Fills the log up to where room must be made; everything is signed.
+async fn fill(fixture: &Fixture, mut one: impl AsyncFnMut(usize)) {
+    for number in 0.. {
+        one(number).await;
+        if number % 50 == 49 {
+            fixture.log.flush().await.unwrap();
+            if fixture.log.status().used >= ROOM / 10 * 9 {
+                break;
+            }
+        }
+    }
+    assert!(!fixture.log.status().full, "room is made before the log is full");
+    fixture.log.checkpoint().await;
+}
+
+#[tokio::test]
+async fn allowed_pulls_go_first_then_what_was_reviewed_and_unreviewed_refusals_last() {
+    let fixture = small(Keeping::default()).await;
+    for number in 0..150 {
+        refuse(&fixture, &format!("old/i{number}")).await;
+        refuse(&fixture, &format!("seen/i{number}")).await;
+    }
+    for number in 0..150 {
+        review(&fixture, &format!("seen/i{number}")).await;
+    }
+    fill(&fixture, async |number| {
+        let image = tag(&format!("docker.io/library/a{number}:1.2.3"), &format!("{number}"));
+        let mut receipt = fixture.allow(&caller("10.0.0.3"), &image, "GET");
+        receipt.served(100);
+        receipt.status(200);
+    })
+    .await;
+    let before = allowed(&fixture).await;
+    fixture.log.tick().await.unwrap();
+    let status = fixture.log.status();
+    assert!(status.removed > 100 && status.used < ROOM / 10 * 9, "{status:?}");
+    assert!(allowed(&fixture).await < before);
+    assert_eq!((names(&fixture, "old/").await, names(&fixture, "seen/").await), (150, 150));
+    let first = proof(&fixture).await;
+    assert!(first.removed > 100 && first.removed_unsigned == 0, "{first:?}");
+
+    // More and more refusals, none of them reviewed, until something else has to go.
+    let more = async |round: usize| {
+        fill(&fixture, async |number| refuse(&fixture, &format!("new/r{round}i{number}")).await).await;
+        fixture.log.tick().await.unwrap();
+        (names(&fixture, "old/").await, names(&fixture, "seen/").await)
+    };
+    let mut round = 0;
+    let (mut old, mut seen) = (150, 150);
+    while seen == 150 && round < 40 {
+        assert_eq!(old, 150, "allowed pulls first");
+        (old, seen) = more(round).await;
+        round += 1;
+    }
+    assert!(old == 150 && seen < 150, "nobody has seen the old ones yet: {old} {seen}");
+    let unsigned = 256;
+    assert!(allowed(&fixture).await < unsigned, "all that could go went before");
+    let second = proof(&fixture).await;
+    assert!(second.removed > first.removed);
+    while old == 150 && round < 40 {
+        (old, seen) = more(round).await;
+        round += 1;
+    }
+    assert!(old < 150 && seen == 0, "the oldest of what is left: {old} {seen}");
+    assert!(names(&fixture, &format!("new/r{}", round - 1)).await > 0);
+    proof(&fixture).await;
+
+    // Again and again, over restarts: it never fills up and stays whole.
+    let Fixture { folder, clock, log } = fixture;
+    log.close().await;
+    let again =
+        Settings { max_size: ROOM + (1 << 20), refusals_per_minute: u32::MAX, ..settings(folder.path()) };
+    let log = Log::open(again, clock.clone()).await.unwrap();
+    let fixture = Fixture { folder, clock, log };
+    for round in 0..2 {
+        fill(&fixture, async |number| refuse(&fixture, &format!("more/r{round}i{number}")).await).await;
+        fixture.log.tick().await.unwrap();
+        assert!(fixture.log.status().used < ROOM / 10 * 9);
+    }
+    fixture.log.close().await;
+    proof(&fixture).await;
+}
+
+#[tokio::test]
+async fn what_is_older_than_max_age_goes_whatever_it_is_and_nothing_younger() {
+    let day = Duration::from_secs(86_400);
+    let fixture = small(Keeping { max_age: Some(day), ..Keeping::default() }).await;
+    for number in 0..300 {
+        refuse(&fixture, &format!("old/i{number}")).await;
+    }
+    fixture.wait(86_000);
+    for number in 0..250 {
+        refuse(&fixture, &format!("young/i{number}")).await;
+    }
+    fixture.log.checkpoint().await;
+    fixture.log.tick().await.unwrap();
+    assert_eq!(fixture.log.status().removed, 0, "not yet");
+    fixture.wait(500);
+    fixture.log.tick().await.unwrap();
+    // Whole segments of 256: one holds nothing young.
+    assert_eq!(names(&fixture, "old/").await, 300 - 256);
+    assert_eq!(names(&fixture, "young/").await, 250);
+    assert_eq!(proof(&fixture).await.removed, 256);
+    fixture.wait(86_400);
+    fixture.log.tick().await.unwrap();
+    assert_eq!(names(&fixture, "").await, 550 - 512);
+    assert_eq!(proof(&fixture).await.removed, 512);
+}
+
+#[tokio::test]
+async fn only_what_is_signed_is_ever_removed() {
+    let day = Duration::from_secs(86_400);
+    let fixture = small(Keeping { max_age: Some(day), checkpoint: day * 1000 }).await;
+    for number in 0..300 {
+        refuse(&fixture, &format!("old/i{number}")).await;
+    }
+    fixture.wait(200_000);
+    fixture.log.tick().await.unwrap();
+    assert_eq!(fixture.log.status().removed, 0);
+    fixture.log.checkpoint().await;
+    fixture.log.tick().await.unwrap();
+    assert_eq!(fixture.log.status().removed, 256);
+}
+
+#[tokio::test]
+async fn a_removal_that_retention_did_not_put_on_record_is_found() {
+    let day = Duration::from_secs(86_400);
+    let fixture = small(Keeping { max_age: Some(day), ..Keeping::default() }).await;
+    for number in 0..400 {
+        refuse(&fixture, &format!("old/i{number}")).await;
+    }
+    fixture.log.checkpoint().await;
+    fixture.wait(90_000);
+    fixture.log.tick().await.unwrap();
+    let whole = proof(&fixture).await;
+    assert_eq!(whole.removed, 256);
+    let edit = async |sql: &[&str]| {
+        let copy = tempfile::tempdir().unwrap();
+        for name in [FILE, "audit.db-wal", "audit.pub"] {
+            std::fs::copy(fixture.folder.path().join(name), copy.path().join(name)).unwrap();
+        }
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(copy.path().join(FILE));
+        let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
+        for sql in sql {
+            let done = sqlx::query(AssertSqlSafe((*sql).to_owned())).execute(&mut connection).await.unwrap();
+            assert!(done.rows_affected() > 0, "{sql}");
+        }
+        connection.close().await.unwrap();
+        let finding = verify(copy.path(), &Evidence::default()).await.unwrap().finding.unwrap();
+        (finding.seq, finding.fault)
+    };
+    let hash = |seq| format!("(SELECT body ->> '$.integrity.hash' FROM event WHERE seq = {seq})");
+    let longer = format!("UPDATE removed SET last = 260, hash = {}", hash(260));
+    assert_eq!(edit(&[&longer, "DELETE FROM event WHERE seq <= 260"]).await, (1, Fault::Removed));
+    let another = format!("INSERT INTO removed VALUES (300, 300, {}, {})", hash(299), hash(300));
+    assert_eq!(edit(&[&another, "DELETE FROM event WHERE seq = 300"]).await, (300, Fault::Removed));
+    assert_eq!(edit(&["DELETE FROM event WHERE seq = 300"]).await, (300, Fault::Missing));
+    assert_eq!(edit(&["DELETE FROM removed"]).await, (1, Fault::Missing));
+    assert_eq!(edit(&["UPDATE removed SET hash = previous"]).await.1, Fault::Missing);
+}
+
+#[tokio::test]
+async fn counts_that_come_home_after_the_log_was_full_are_in_the_chain() {
+    let fixture = Fixture::with(|settings| Settings { max_size: 1 << 20, ..settings }).await;
+    let mut number = 0;
+    while !fixture.log.status().spilling {
+        let client = caller(&std::net::Ipv4Addr::from_bits(0x0a00_0000 + number).to_string());
+        fixture.refuse(&client, &refusal("docker.io/library/python:3.11")).await;
+        number += 1;
+    }
+    let counted = fixture.refuse(&caller("10.8.8.8"), &refusal("docker.io/library/a:1")).await;
+    let full = verify(fixture.folder.path(), &Evidence::default()).await.unwrap();
+    assert_eq!(full.finding, None);
+    let Fixture { folder, clock, log } = fixture;
+    log.close().await;
+    let log = Log::open(settings(folder.path()), clock).await.unwrap();
+    assert!(log.reader().find(&counted.id).await.unwrap().is_some());
+    log.close().await;
+    let home = verify(folder.path(), &Evidence::default()).await.unwrap();
+    assert_eq!((home.finding, home.unproven), (None, 1));
+    assert!(home.events > full.events);
+}
