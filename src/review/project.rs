@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 
 use sqlx::sqlite::SqliteConnection;
-use sqlx::{Connection as _, Row as _};
+use sqlx::{Connection as _, QueryBuilder, Row as _, Sqlite};
 use ulid::Ulid;
 
 use super::event::{Body, Client, Reason};
@@ -22,6 +22,8 @@ pub(super) const HOUR_TALLIES_KEPT: i64 = 8 * DAY;
 const DAY_TALLIES_KEPT: i64 = 400 * DAY;
 /// So many references of a flood are shown.
 const SAMPLE: usize = 32;
+/// So many rows are written by one statement: each takes a way to SQLite's thread and back.
+const ROWS: usize = 500;
 /// So many rows of the lists are kept.
 const LISTED: i64 = 100_000;
 /// So many rows are kept in memory between batches.
@@ -254,6 +256,8 @@ impl Projector {
             row.digest =
                 image.digest.clone().or_else(|| image.digest_requested.clone()).or(row.digest.take());
             row.source = body.policy.as_ref().and_then(|policy| policy.source.clone());
+            row.reasons = body.reasons.iter().map(|reason| reason.code.clone()).collect();
+            row.reasons.dedup();
             row.latest.clone_from(&body.id);
             row.message.clone_from(&reason.text);
             row.remedy.clone_from(&reason.remedy);
@@ -646,25 +650,29 @@ impl Projector {
             slot.row.save(work).await?;
             slot.dirty = false;
         }
-        for (pair, slot) in self.met.iter_mut().filter(|(_, slot)| slot.dirty) {
-            slot.row.save(work, *pair).await?;
-            slot.dirty = false;
+        let dirty: Vec<_> = self.met.iter_mut().filter(|(_, slot)| slot.dirty).collect();
+        for rows in dirty.chunks(ROWS) {
+            let mut sql = QueryBuilder::<Sqlite>::new(
+                "REPLACE INTO met (refused, client, runtime, count, first, last) ",
+            );
+            sql.push_values(rows, |mut row, (pair, slot)| {
+                row.push_bind(pair.0).push_bind(pair.1).push_bind(slot.row.runtime.clone());
+                row.push_bind(slot.row.count).push_bind(slot.row.first).push_bind(slot.row.last);
+            });
+            sql.build().persistent(false).execute(&mut *work).await?;
         }
+        dirty.into_iter().for_each(|(_, slot)| slot.dirty = false);
         for ((step, at), gain) in self.buckets.drain() {
             gain.save(work, step, at).await?;
         }
-        for ((what, step, at, id), count) in self.tallies.drain() {
-            sqlx::query(
-                "INSERT INTO tally (what, step, at, id, count) VALUES ($1, $2, $3, $4, $5) \
-                 ON CONFLICT (what, step, at, id) DO UPDATE SET count = count + excluded.count",
-            )
-            .bind(what)
-            .bind(step)
-            .bind(at)
-            .bind(id)
-            .bind(count)
-            .execute(&mut *work)
-            .await?;
+        let tallies: Vec<_> = self.tallies.drain().collect();
+        for rows in tallies.chunks(ROWS) {
+            let mut sql = QueryBuilder::<Sqlite>::new("INSERT INTO tally (what, step, at, id, count) ");
+            sql.push_values(rows, |mut row, ((what, step, at, id), count)| {
+                row.push_bind(*what).push_bind(*step).push_bind(*at).push_bind(*id).push_bind(*count);
+            });
+            sql.push(" ON CONFLICT (what, step, at, id) DO UPDATE SET count = count + excluded.count");
+            sql.build().persistent(false).execute(&mut *work).await?;
         }
         Ok(())
     }
@@ -729,6 +737,7 @@ fn group(key: &str, kind: GroupKind, reference: &str, reason: &str, first: i64) 
         kind,
         reference: reference.to_owned(),
         reason: reason.to_owned(),
+        reasons: Vec::new(),
         verdict: String::new(),
         registry: None,
         repository: None,

@@ -5,7 +5,6 @@ mod coverage;
 mod diff;
 mod explain;
 mod lint;
-mod record;
 mod replay;
 mod schema;
 mod test;

@@ -1,7 +1,6 @@
 //! Recorded pulls, read from the log for a policy to judge them again.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -12,27 +11,39 @@ use crate::policy::{Asked, Code, Count, Recorded, Verdict};
 
 /// What was read.
 #[derive(Debug, Default)]
-pub(super) struct Read {
+pub struct Read {
     /// When the record begins; none when it is empty.
-    pub(super) begins: Option<Timestamp>,
+    pub begins: Option<Timestamp>,
     /// Entries that say too little to be judged again, by why.
-    pub(super) unread: BTreeMap<&'static str, Count>,
+    pub unread: BTreeMap<&'static str, Count>,
+    /// Whether there were more than `most`.
+    pub cut: bool,
 }
 
-/// Hands every recorded pull since a moment to `take`, page by page.
-pub(super) async fn read(
-    folder: &Path,
+/// Hands every recorded pull since a moment to `take`, page by page; of more than `most` the latest.
+///
+/// # Errors
+/// `Read` when the record cannot be read.
+pub async fn read_pulls(
+    reader: &Reader,
     since: Timestamp,
+    most: Option<usize>,
     mut take: impl FnMut(Recorded),
 ) -> Result<Read, Error> {
-    let reader = Reader::open(folder).await?;
     let mut read = Read::default();
     let oldest = Filter { limit: Some(1), order: Order::OldestFirst, ..Filter::default() };
     if let Some(entry) = reader.entries(oldest).next().await? {
         read.begins = time(&entry, "time");
     }
-    let mut entries = reader.entries(Filter { since: Some(since), ..Filter::default() });
+    let order = if most.is_some() { Order::NewestFirst } else { Order::OldestFirst };
+    let mut entries = reader.entries(Filter { since: Some(since), order, ..Filter::default() });
+    let mut taken = 0;
     while let Some(entry) = entries.next().await? {
+        if most.is_some_and(|most| taken >= most) {
+            read.cut = true;
+            break;
+        }
+        taken += 1;
         match recorded(&entry) {
             Ok(pull) => take(pull),
             Err(None) => {}
@@ -106,7 +117,7 @@ fn time(entry: &Entry, key: &str) -> Option<Timestamp> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use tempfile::TempDir;
 
     use super::*;
