@@ -20,5 +20,6 @@ pub mod pull;
 pub mod review;
 pub mod server;
 pub mod settings;
+pub mod sink;
 pub mod telemetry;
 pub mod upstream;

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use crate::identity::{Attribution, Caller, Class};
 use crate::oci::{Ask, Digest, Hasher, Name, Tag, What};
 use crate::policy::{Code, Reason, Trace, Verdict};
@@ -89,6 +91,16 @@ pub struct Image {
     pub media_type: Option<Arc<str>>,
     /// The size of `digest` in bytes.
     pub size: Option<u64>,
+    /// What the tag was locked to, where it leads elsewhere by now.
+    pub previous: Option<Digest>,
+    /// Where it runs: `linux/arm64`. An index runs nowhere itself.
+    pub platform: Option<String>,
+    /// When it was made, by its own word.
+    pub created: Option<Timestamp>,
+    /// When its repository first came by it here.
+    pub first_seen: Option<Timestamp>,
+    /// SHA-256 over the lock and the pin that it was decided by, lower-case hex; none of both: `None`.
+    pub state: Option<String>,
 }
 
 impl Image {
@@ -98,14 +110,7 @@ impl Image {
             What::Blob(digest) | What::Digest(digest) => Some(digest),
             What::Referrers(_) | What::Tag(_) | What::Tags => None,
         };
-        Self {
-            reference: ask.reference(),
-            ask: Some(ask.clone()),
-            digest,
-            roots: Vec::new(),
-            media_type: None,
-            size: None,
-        }
+        Self { digest, ask: Some(ask.clone()), ..Self::unreadable(&ask.reference()) }
     }
 
     /// A request whose name could not be read (`name.invalid`, `name.conflict`).
@@ -117,6 +122,11 @@ impl Image {
             roots: Vec::new(),
             media_type: None,
             size: None,
+            previous: None,
+            platform: None,
+            created: None,
+            first_seen: None,
+            state: None,
         }
     }
 
@@ -226,6 +236,9 @@ pub enum Cache {
 }
 
 impl Cache {
+    /// All of them.
+    pub(crate) const ALL: [Self; 4] = [Self::Hit, Self::Miss, Self::Offline, Self::Stale];
+
     /// The closed word.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -253,7 +266,7 @@ impl Cache {
 
     /// The word's meaning.
     pub(crate) fn parse(word: &str) -> Option<Self> {
-        [Self::Hit, Self::Miss, Self::Offline, Self::Stale].into_iter().find(|cache| cache.as_str() == word)
+        Self::ALL.into_iter().find(|cache| cache.as_str() == word)
     }
 }
 

@@ -15,6 +15,7 @@ use super::error::Error;
 use super::event::Event;
 use super::floods::{Begun, Flood, Floods};
 use super::follow::Follow;
+use super::metrics::Served;
 use super::pulls::{Pulls, Receipt};
 use super::query::Reader;
 use super::refusals::{Fold, Key, Opened, Refusals, settle};
@@ -302,6 +303,15 @@ impl Log {
     /// closed there is nothing left to read from.
     pub fn follow(&self, after: i64) -> Follow {
         Follow::new(self.0.reader.clone(), self.0.committed.clone(), after)
+    }
+
+    pub(crate) fn served(&self) -> &Served {
+        &self.0.pulls.served
+    }
+
+    /// The place of the last event committed.
+    pub fn last(&self) -> i64 {
+        *self.0.committed.borrow()
     }
 
     /// Reads what is on disk, beside the writer.

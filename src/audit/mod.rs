@@ -4,6 +4,8 @@
 //! fold into one decision and its counts, so that neither a retrying kubelet nor somebody making up
 //! names can fill the disk. The log never judges.
 
+mod columns;
+mod csv;
 mod draft;
 mod error;
 mod event;
@@ -22,6 +24,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use csv::csv;
 pub use draft::{Cache, Draft, Http, Image, Join, Judged, Judgement, PolicyStamp, Refused, Sentence, Shadow};
 pub use error::Error;
 pub use event::{Action, Actor, Event, ExceptionResult, RecallResult, Subject};

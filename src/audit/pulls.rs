@@ -17,6 +17,7 @@ use crate::oci::Digest;
 use crate::policy::Verdict;
 
 use super::draft::{Cache, Draft, Join, Judged, best_join, runtime};
+use super::metrics::Served;
 use super::refusals::LAG;
 use super::row::{Kind, RepeatBody, Row, Text, Time, TransferBody};
 use super::text::Runtime;
@@ -82,10 +83,18 @@ pub(crate) struct Open {
     status: AtomicU16,
     ambiguous: AtomicBool,
     candidates: Mutex<Vec<String>>,
+    served: Arc<Served>,
 }
 
 impl Open {
-    fn new(draft: &Draft<'_>, id: Ulid, pull: Ulid, now: i64, silent: bool) -> Arc<Self> {
+    fn new(
+        draft: &Draft<'_>,
+        id: Ulid,
+        pull: Ulid,
+        now: i64,
+        silent: bool,
+        served: &Arc<Served>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             id,
             pull,
@@ -106,6 +115,7 @@ impl Open {
             status: AtomicU16::new(0),
             ambiguous: AtomicBool::new(false),
             candidates: Mutex::default(),
+            served: Arc::clone(served),
         })
     }
 
@@ -216,13 +226,18 @@ pub(crate) struct Met {
 pub(crate) struct Pulls {
     hasher: RandomState,
     shards: Vec<Mutex<Shard>>,
+    pub(crate) served: Arc<Served>,
 }
 
 type Shard = HashMap<Key, Vec<Arc<Open>>, RandomState>;
 
 impl Pulls {
     pub(crate) fn new() -> Self {
-        Self { hasher: RandomState::default(), shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
+        Self {
+            hasher: RandomState::default(),
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            served: Arc::new(Served::new()),
+        }
     }
 
     fn shard(&self, key: &Key) -> Option<&Mutex<Shard>> {
@@ -237,7 +252,12 @@ impl Pulls {
         let mut rows = Vec::new();
         let Some(shard) = self.shard(&key) else {
             let id = new_id();
-            return Met { open: Open::new(draft, id, id, now, silent), fresh: true, root: None, rows };
+            return Met {
+                open: Open::new(draft, id, id, now, silent, &self.served),
+                fresh: true,
+                root: None,
+                rows,
+            };
         };
         let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
         let mut led = None;
@@ -261,7 +281,7 @@ impl Pulls {
             let image = &draft.judged.judgement.image;
             (id, image.roots.first().copied().or(image.digest))
         });
-        let open = Open::new(draft, id, pull, now, silent);
+        let open = Open::new(draft, id, pull, now, silent, &self.served);
         open.begin(now);
         if !shard.contains_key(&key) && shard.len() >= SHARD_CAP {
             make_room(&mut shard, now, new_id, &mut rows);
@@ -457,6 +477,7 @@ impl Receipt {
 impl Drop for Receipt {
     fn drop(&mut self) {
         let open = &self.open;
+        open.served.count(Cache::farthest(self.cache), self.bytes);
         open.last.fetch_max(self.clock.now().as_millisecond(), Ordering::Relaxed);
         open.bytes.fetch_add(self.bytes, Ordering::Relaxed);
         open.cache.fetch_or(self.cache, Ordering::Relaxed);

@@ -26,6 +26,8 @@ const FOLDED: SignedDuration = SignedDuration::from_hours(3);
 /// Which entries are wanted; everything given must hold.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
+    /// Only what stands after this place (`seq`).
+    pub after: Option<i64>,
     /// Only refused pulls.
     pub blocked: bool,
     /// A client's name or address; `*` stands for any run of characters.
@@ -40,6 +42,8 @@ pub struct Filter {
     pub reason: Option<Code>,
     /// Only what happened, or happened again, at or after this.
     pub since: Option<Timestamp>,
+    /// Only what happened at or before this.
+    pub until: Option<Timestamp>,
     /// What policy said.
     pub verdict: Option<Verdict>,
 }
@@ -139,7 +143,7 @@ impl Entry {
         self.value(path)?.as_u64()
     }
 
-    fn value(&self, path: &[&str]) -> Option<&Value> {
+    pub(super) fn value(&self, path: &[&str]) -> Option<&Value> {
         let (first, rest) = path.split_first()?;
         rest.iter().try_fold(self.event.get(*first)?, |value, key| value.get(key))
     }
@@ -259,7 +263,10 @@ impl Reader {
         let mut sql = QueryBuilder::<Sqlite>::new(
             "SELECT seq, id, kind, reference, registry, repository, body FROM event e WHERE e.parent IS NULL AND e.seq >= ",
         );
-        sql.push_bind(floor);
+        sql.push_bind(floor.max(filter.after.map_or(0, |seq| seq.saturating_add(1))));
+        if let Some(until) = filter.until {
+            sql.push(" AND e.time <= ").push_bind(until.as_millisecond());
+        }
         if filter.blocked {
             sql.push(" AND e.verdict IN ('deny', 'hold')");
         }

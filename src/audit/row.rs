@@ -47,6 +47,29 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Every kind, by its word.
+    pub const ALL: [Self; 14] = [
+        Self::Admin,
+        Self::Alert,
+        Self::Auth,
+        Self::Checkpoint,
+        Self::Decision,
+        Self::Drift,
+        Self::Exception,
+        Self::Flood,
+        Self::Pin,
+        Self::Policy,
+        Self::Recall,
+        Self::Repeat,
+        Self::Transfer,
+        Self::Upstream,
+    ];
+
+    /// The kind a word names.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == word)
+    }
+
     /// The closed word.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -169,6 +192,7 @@ impl Row {
                 name: clip(&judged.policy.name, SHORT).into_owned(),
                 revision: clip(&judged.policy.revision, SHORT).into_owned(),
                 sha256: &judged.policy.sha256,
+                state: judged.image.state.as_deref(),
                 source: judged.trace.source.as_deref(),
                 mode: judged.trace.mode,
             },
@@ -291,6 +315,8 @@ struct PolicyBody<'a> {
     revision: String,
     sha256: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<&'a str>,
     #[serde(skip_serializing_if = "str::is_empty")]
     mode: &'a str,
@@ -332,9 +358,17 @@ struct ImageBody<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     root_digest: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    previous_digest: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     media_type: Option<std::borrow::Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     size: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    platform: Option<std::borrow::Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_seen: Option<String>,
 }
 
 impl<'a> ImageBody<'a> {
@@ -348,8 +382,12 @@ impl<'a> ImageBody<'a> {
             digest_requested: image.digest_requested().map(|digest| digest.to_string()),
             digest: image.digest.map(|digest| digest.to_string()),
             root_digest: root,
+            previous_digest: image.previous.map(|digest| digest.to_string()),
             media_type: image.media_type.as_deref().map(|media_type| clip(media_type, SHORT)),
             size: image.size,
+            platform: image.platform.as_deref().map(|platform| clip(platform, SHORT)),
+            created: image.created.map(|moment| moment.to_string()),
+            first_seen: image.first_seen.map(|moment| format!("{moment:.3}")),
         }
     }
 }

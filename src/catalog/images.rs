@@ -9,7 +9,7 @@ use sqlx::Connection;
 
 use super::rows::parse;
 use super::{Catalog, DEPTH, Error};
-use crate::oci::{Digest, ImageConfig, Name, Tag};
+use crate::oci::{Digest, ImageConfig, Name, Tag, is_config_type};
 
 /// A digest under a tag, or what leads to the digest.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -57,6 +57,22 @@ impl Catalog {
         let config = Arc::new(config);
         self.0.configs.insert(*digest, config.clone());
         Ok(Some(config))
+    }
+
+    /// Whether a manifest of any repository names this blob as an image's config, and what it says was
+    /// not read yet.
+    pub async fn is_unread_config(&self, digest: &Digest) -> Result<bool, Error> {
+        if self.0.configs.contains_key(digest) {
+            return Ok(false);
+        }
+        let rows: Vec<(String,)> = sqlx::query_as(
+            "SELECT DISTINCT media_type FROM edge WHERE child = $1 AND role = 'config' \
+             AND NOT EXISTS (SELECT 1 FROM config WHERE digest = $1) LIMIT 100",
+        )
+        .bind(digest.to_string())
+        .fetch_all(&self.0.readers)
+        .await?;
+        Ok(rows.iter().any(|(media_type,)| is_config_type(media_type)))
     }
 
     /// Keeps what an image config says; its bytes are the store's.

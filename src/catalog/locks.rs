@@ -297,12 +297,13 @@ impl Catalog {
     }
 
     /// Changes locks, all or none. `record` is told what changes before that is committed, and when it
-    /// fails nothing is. What is locked already as it should be is answered, but neither recorded nor
-    /// written.
+    /// fails nothing is. When the commit fails although it was told, it is told the way back, to the locks
+    /// that hold: what it was told last is always so. What is locked already as it should be is answered,
+    /// but neither recorded nor written.
     pub async fn change_locks<E, F>(
         &self,
         changes: &[LockChange],
-        record: impl FnOnce(Vec<LockChanged>) -> F + Send,
+        record: impl Fn(Vec<LockChanged>) -> F + Send + Sync,
     ) -> Result<Vec<LockChanged>, E>
     where
         E: From<LockError>,
@@ -322,12 +323,41 @@ impl Catalog {
             return Ok(done);
         }
         record(changed.clone()).await?;
-        work.commit().await.map_err(|error| failed(error.into()))?;
+        if let Err(error) = work.commit().await {
+            // Nobody else changes a lock before the record says again what holds.
+            let back = self.still(&changed).await;
+            if !back.is_empty() && record(back).await.is_err() {
+                tracing::error!(
+                    "the record shows changes of locks that are not in force, and takes no correction"
+                );
+            }
+            return Err(failed(error.into()));
+        }
         drop(writer);
         for one in &changed {
             self.touch(&one.name);
         }
         Ok(done)
+    }
+}
+
+impl Catalog {
+    /// The way back from changes that may not have been committed: from what they wanted to what holds.
+    async fn still(&self, changed: &[LockChanged]) -> Vec<LockChanged> {
+        let mut back = Vec::new();
+        for one in changed {
+            let holds = match self.tag(&one.name, &one.tag).await {
+                Ok(row) => row.and_then(|row| row.locked),
+                Err(error) => {
+                    tracing::error!(%error, name = %one.name, tag = %one.tag, "a lock cannot be read");
+                    one.previous
+                }
+            };
+            if holds != one.digest {
+                back.push(LockChanged { previous: one.digest, digest: holds, ..one.clone() });
+            }
+        }
+        back
     }
 }
 

@@ -3,6 +3,7 @@
 //! One SQLite file with one writer; the bytes of hot manifests and the possession of hot content are
 //! kept in memory in front of it. It never judges: whether a fact permits anything is for `policy`.
 
+mod announced;
 mod images;
 mod locks;
 mod recalled;
@@ -25,6 +26,7 @@ use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard};
 use crate::clock::Clock;
 use crate::oci::{Descriptor, Digest, Fault, ImageConfig, Manifest, Name, Tag};
 
+pub use announced::Announced;
 pub use images::{SeenRow, SightRow};
 pub use locks::{CurrentRow, HistoryRow, KnownTag, LockChange, LockChanged, LockError, LockRow, Whence};
 pub use recalled::Holder;

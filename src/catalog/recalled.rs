@@ -58,6 +58,22 @@ impl Catalog {
         Ok(holders)
     }
 
+    /// Those of these digests under which no manifest is kept, whoever brought it.
+    pub async fn lacking(&self, digests: &[Digest]) -> Result<Vec<Digest>, Error> {
+        if digests.is_empty() {
+            return Ok(Vec::new());
+        }
+        let texts: Vec<String> = digests.iter().map(Digest::to_string).collect();
+        let texts = serde_json::to_string(&texts).map_err(|error| Error::Corrupt(error.to_string()))?;
+        let rows: Vec<(String,)> =
+            sqlx::query_as("SELECT digest FROM manifest WHERE digest IN (SELECT value FROM json_each($1))")
+                .bind(texts)
+                .fetch_all(&self.0.readers)
+                .await?;
+        let kept = rows.iter().map(|(digest,)| parse(digest)).collect::<Result<BTreeSet<Digest>, _>>()?;
+        Ok(digests.iter().filter(|digest| !kept.contains(digest)).copied().collect())
+    }
+
     /// The image configs that name this uncompressed layer.
     pub async fn configs_with(&self, diff_id: &Digest) -> Result<Vec<Digest>, Error> {
         let rows: Vec<(String,)> =

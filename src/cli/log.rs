@@ -1,22 +1,26 @@
 //! `pullgate log`: the record, for people and for programs.
 
-use std::fmt::Write as _;
+mod block;
+mod follow;
+
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
-use owo_colors::OwoColorize as _;
 
+use self::block::block;
 use super::{Exit, Failure};
-use crate::audit::{self, Entry, Filter, Order, Pattern, printable, printable_json};
+use crate::audit::{self, Entry, Filter, Order, Pattern, csv, printable_json};
 use crate::clock::Clock;
 use crate::policy::{Code, Verdict};
 use crate::settings::gateway;
 
 /// So many entries are shown to a person who set no limit.
 const SHOWN: usize = 50;
+/// And so many before those that come.
+const FOLLOWED: usize = 10;
 
 /// Shows the audit log: what was pulled, what was refused and why.
 ///
@@ -29,6 +33,8 @@ Examples:
   pullgate log --image 'docker.io/library/*'  everything about Docker Hub's official images
   pullgate log --image python:3.11            one reference
   pullgate log --client ci --limit 10         the ten latest pulls of a client
+  pullgate log --follow --blocked             refusals as they come, until Ctrl-C
+  pullgate log --csv --since 30d > month.csv  a table for a spreadsheet
   pullgate log --json --blocked | jq -r '[.time, .image.reference, .reason.code, .count] | @tsv'
 
 Exit status: 0 shown (also when nothing matches), 2 the configuration or the log cannot be read.")]
@@ -41,6 +47,14 @@ pub(super) struct Arguments {
     #[arg(long)]
     json: bool,
 
+    /// A table: a line of names, then a line an entry; nothing in it is run as a formula
+    #[arg(long, conflicts_with = "json")]
+    csv: bool,
+
+    /// Goes on with what comes, each entry once and as it is first recorded, until Ctrl-C
+    #[arg(long, short, conflicts_with = "until")]
+    follow: bool,
+
     /// Only refused pulls
     #[arg(long)]
     blocked: bool,
@@ -48,6 +62,10 @@ pub(super) struct Arguments {
     /// Only what happened since: 90m, 1h, 2d, 2026-11-01, 2026-11-01T10:00 (UTC), or RFC 3339
     #[arg(long, value_name = "WHEN", value_parser = Since::parse)]
     since: Option<Since>,
+
+    /// Only what happened until then, in the same forms
+    #[arg(long, value_name = "WHEN", value_parser = Since::parse)]
+    until: Option<Since>,
 
     /// Only this image: reference, registry/repository or repository; * is any run of characters
     #[arg(long, value_name = "PATTERN")]
@@ -65,7 +83,8 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "VERDICT", value_parser = ["allow", "deny", "hold", "warn"])]
     verdict: Option<String>,
 
-    /// The latest N entries; without it all of them as JSON, the latest 50 otherwise
+    /// The latest N entries; without it all of them as JSON and CSV, the latest 50 otherwise (10 with
+    /// --follow)
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
 }
@@ -117,7 +136,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<Exit, Fa
     let settings = gateway::load(&arguments.config).map_err(Failure::unjudged)?;
     let now = Clock::system().now();
     let shown = super::block_on(show(arguments, &settings.storage.path, now, out))??;
-    if let Some(remark) = shown.remark(arguments) {
+    if let Some(remark) = shown.remark(arguments).filter(|_| !arguments.follow) {
         // Where standard error is gone, nobody is left to tell.
         let _ = writeln!(anstream::stderr(), "{remark}");
     }
@@ -140,7 +159,7 @@ struct Shown {
 impl Shown {
     /// What a person may want to know besides.
     fn remark(&self, args: &Arguments) -> Option<String> {
-        if args.json {
+        if args.json || args.csv {
             return None;
         }
         if self.entries == 0 {
@@ -157,8 +176,10 @@ async fn show(
     now: Timestamp,
     out: &mut dyn Write,
 ) -> Result<Shown, Failure> {
-    let limit = args.limit.or((!args.json).then_some(SHOWN));
+    let few = if args.follow { FOLLOWED } else { SHOWN };
+    let limit = args.limit.or((!args.json && !args.csv || args.follow).then_some(few));
     let filter = Filter {
+        after: None,
         blocked: args.blocked,
         client: args.client.as_deref().map(Pattern::words),
         image: args.image.as_deref().map(Pattern::image),
@@ -166,9 +187,15 @@ async fn show(
         order: if limit.is_some() { Order::NewestFirst } else { Order::OldestFirst },
         reason: args.reason,
         since: args.since.as_ref().map(|since| since.moment(now)),
+        until: args.until.as_ref().map(|until| until.moment(now)),
         verdict: args.verdict.as_deref().and_then(verdict),
     };
-    let mut entries = audit::query(folder, filter).await?;
+    if args.csv {
+        out.write_all(csv(Entry::columns()).as_bytes())?;
+    }
+    let begun = if args.follow { Some(follow::Following::begin(folder).await?) } else { None };
+
+    let mut entries = audit::query(folder, filter.clone()).await?;
     let mut shown = 0;
     if limit.is_some() {
         // The latest are wanted, and people read downwards.
@@ -176,7 +203,9 @@ async fn show(
         while let Some(entry) = entries.next().await? {
             latest.push(entry);
         }
-        for entry in latest.iter().rev() {
+        // What came while it was read comes again, from the place where following begins.
+        let end = begun.as_ref().map_or(i64::MAX, follow::Following::after);
+        for entry in latest.iter().rev().filter(|entry| entry.seq <= end) {
             print(args, entry, out)?;
         }
         shown += latest.len();
@@ -187,6 +216,9 @@ async fn show(
         }
     }
     out.flush()?;
+    if let Some(following) = begun {
+        following.go_on(args, filter, out).await?;
+    }
     Ok(Shown { entries: shown, limited: limit.is_some_and(|limit| shown >= limit) })
 }
 
@@ -197,153 +229,13 @@ fn verdict(word: &str) -> Option<Verdict> {
 }
 
 fn print(args: &Arguments, entry: &Entry, out: &mut dyn Write) -> io::Result<()> {
-    if args.json {
+    if args.csv {
+        out.write_all(csv(entry.values()).as_bytes())
+    } else if args.json {
         let line = serde_json::to_string(&entry.event).map_err(io::Error::other)?;
         writeln!(out, "{}", printable_json(line))
     } else {
         out.write_all(block(entry).as_bytes())
-    }
-}
-
-/// One entry for a person: a line, and for what was refused its words below.
-fn block(entry: &Entry) -> String {
-    let text = |path: &[&str]| printable(entry.text(path).unwrap_or_default()).into_owned();
-    let kind = text(&["kind"]);
-    let mut lines = format!("{}  ", moment(&text(&["time"])).dimmed());
-    let _ = match &*kind {
-        "decision" => decision(entry, &mut lines),
-        "flood" => flood(entry, &mut lines),
-        "drift" | "pin" => {
-            let (before, after) = (text(&["image", "previous_digest"]), text(&["image", "digest"]));
-            let after = if after.is_empty() { "gone".to_owned() } else { short(&after) };
-            let reference = text(&["image", "reference"]);
-            writeln!(lines, "{:<5}  {reference}  {} → {after}", kind.to_uppercase().yellow(), short(&before))
-        }
-        "policy" => {
-            let (result, error) = (text(&["result"]), text(&["error"]));
-            let changes =
-                entry.event.get("changes").and_then(serde_json::Value::as_array).map_or(0, Vec::len);
-            let name = format!("{} {}", text(&["policy", "name"]), text(&["policy", "revision"]));
-            let more = match (error.is_empty(), changes) {
-                (false, _) => format!("  {error}"),
-                (true, 0) => String::new(),
-                (true, changes) => format!("  {changes} changes"),
-            };
-            writeln!(lines, "{}  {name} {result}{more}", "POLICY".cyan())
-        }
-        "upstream" => {
-            let (state, said) = (text(&["upstream", "state"]), text(&["upstream", "text"]));
-            writeln!(lines, "{}  {} {state}  {said}", "UPSTREAM".yellow(), text(&["upstream", "registry"]))
-        }
-        _ => writeln!(lines, "{}  {}", kind.to_uppercase(), text(&["id"])),
-    };
-    lines
-}
-
-fn decision(entry: &Entry, lines: &mut String) -> std::fmt::Result {
-    let text = |path: &[&str]| printable(entry.text(path).unwrap_or_default()).into_owned();
-    let verdict = text(&["verdict"]);
-    let word = format!("{:<5}", verdict.to_uppercase());
-    let word = match &*verdict {
-        "allow" => word.green().to_string(),
-        "deny" => word.red().bold().to_string(),
-        _ => word.yellow().to_string(),
-    };
-    write!(lines, "{word}  {}", text(&["image", "reference"]).bold())?;
-    let code = text(&["reason", "code"]);
-    if !code.is_empty() {
-        write!(lines, "  {code}")?;
-    }
-    let digest = text(&["image", "digest"]);
-    if !digest.is_empty() && !text(&["image", "reference"]).contains(&*digest) {
-        write!(lines, "  {}", short(&digest).dimmed())?;
-    }
-    write!(lines, "  {}", client(entry))?;
-    let runtime = text(&["client", "runtime"]);
-    if !matches!(&*runtime, "" | "other") {
-        write!(lines, " {runtime}")?;
-    }
-    let bytes = entry.number(&["bytes"]).unwrap_or(0);
-    if bytes > 0 {
-        write!(lines, "  {}", bytesize::ByteSize(bytes))?;
-    }
-    let cache = text(&["cache"]);
-    if !cache.is_empty() {
-        write!(lines, "  {cache}")?;
-    }
-    writeln!(lines, "{}", count(entry))?;
-    let said = text(&["reason", "text"]);
-    if !said.is_empty() {
-        writeln!(lines, "      {said}")?;
-        if !said.contains(&text(&["id"])) {
-            writeln!(lines, "      {}", text(&["id"]).dimmed())?;
-        }
-    }
-    Ok(())
-}
-
-fn flood(entry: &Entry, lines: &mut String) -> std::fmt::Result {
-    let text = |path: &[&str]| printable(entry.text(path).unwrap_or_default()).into_owned();
-    let sample: Vec<String> = entry
-        .event
-        .get("sample")
-        .and_then(serde_json::Value::as_array)
-        .map_or(&[][..], Vec::as_slice)
-        .iter()
-        .filter_map(serde_json::Value::as_str)
-        .take(5)
-        .map(|reference| printable(reference).into_owned())
-        .collect();
-    writeln!(
-        lines,
-        "{}  {} refusals  {}  {}{}",
-        "FLOOD".red().bold(),
-        entry.number(&["count"]).unwrap_or(0),
-        text(&["reason", "code"]),
-        client(entry),
-        until(entry),
-    )?;
-    if !sample.is_empty() {
-        writeln!(lines, "      such as {}", sample.join(", "))?;
-    }
-    writeln!(lines, "      {}", text(&["id"]).dimmed())
-}
-
-/// Name and address, as far as they are known.
-fn client(entry: &Entry) -> String {
-    let part = |key| entry.text(&["client", key]).map(|text| printable(text).into_owned());
-    match (part("name"), part("address")) {
-        (Some(name), Some(address)) => format!("{name} ({address})"),
-        (Some(one), None) | (None, Some(one)) => one,
-        (None, None) => "many clients".to_owned(),
-    }
-}
-
-fn count(entry: &Entry) -> String {
-    match entry.number(&["count"]) {
-        Some(count) if count > 1 => format!("  ×{count}{}", until(entry)),
-        _ => String::new(),
-    }
-}
-
-fn until(entry: &Entry) -> String {
-    match (entry.text(&["first"]), entry.text(&["last"])) {
-        (Some(first), Some(last)) if first != last => format!(" until {}", moment(&printable(last))),
-        _ => String::new(),
-    }
-}
-
-/// `2026-11-01T10:00:00.000Z` as people read it.
-fn moment(time: &str) -> String {
-    let seconds = time.split('.').next().unwrap_or_default();
-    format!("{}Z", seconds.trim_end_matches('Z').replace('T', " "))
-}
-
-/// Enough of a digest to tell it from others.
-fn short(digest: &str) -> String {
-    match digest.split_once(':') {
-        Some((algorithm, hex)) => format!("{algorithm}:{}…", hex.chars().take(12).collect::<String>()),
-        None => digest.to_owned(),
     }
 }
 
@@ -436,6 +328,24 @@ mod tests {
         assert_eq!(event["count"], 2);
         assert_eq!(event["image"]["reference"], "docker.io/library/python:3.11");
         assert_eq!(event["client"]["user_agent"], "docker/27 \x1b]0;owned\x07\nforged line");
+    }
+
+    #[tokio::test]
+    async fn a_table_names_its_columns_and_nothing_in_it_is_run_or_breaks_a_line() {
+        let folder = log().await;
+        let table = shown(&folder, &["--csv"]).await;
+        let lines: Vec<&str> = table.split_terminator("\r\n").collect();
+        assert_eq!(lines.len(), 2, "{table}");
+        assert!(lines[0].starts_with("time,kind,id,seq,pull_id,verdict,enforced,reason,text,"), "{table}");
+        assert!(!table.replace("\r\n", "").chars().any(char::is_control), "{table:?}");
+        assert!(lines[1].starts_with("2026-11-01T10:00:00.000Z,decision,01"), "{table}");
+        assert!(
+            lines[1].contains(r",docker/27 \x1b]0;owned\x07\x0aforged line,")
+                || lines[1].contains(r#","docker/27 \x1b]0;owned\x07\x0aforged line","#),
+            "{table}"
+        );
+        let until = ["--csv", "--until", "2026-11-01T09:00"];
+        assert_eq!(shown(&folder, &until).await.lines().count(), 1, "only the names of the columns");
     }
 
     #[tokio::test]

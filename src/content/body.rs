@@ -69,6 +69,18 @@ impl Blob {
         self.size
     }
 
+    /// The same blob once more, for another reader; none where it is not kept and goes to one alone.
+    pub fn shared(&self) -> Option<Self> {
+        let origin = match &self.origin {
+            Origin::Memory(bytes) => Origin::Memory(bytes.clone()),
+            Origin::Passing(_) => return None,
+            Origin::Stored { stored, follow, counters } => {
+                Origin::Stored { stored: stored.clone(), follow: follow.clone(), counters: counters.clone() }
+            }
+        };
+        Some(Self { digest: self.digest, size: self.size, origin })
+    }
+
     /// The bytes, or a range of them (cut to the blob's length; an inverted one is empty).
     ///
     /// While the blob is unverified, the last 64 KiB of *this reply* wait for the verdict: a reply whose

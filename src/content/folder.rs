@@ -1,7 +1,7 @@
 //! The folder on disk: its lock, its layout, and files that are open in it.
 
 use std::fs::{self, File};
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSliceMut, Read as _};
 use std::num::NonZeroU64;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -47,6 +47,41 @@ impl FolderLock {
     pub fn take(path: &Path) -> Result<Self, Error> {
         Ok(Self { _lock: take(path)? })
     }
+}
+
+/// The bytes of a blob in the folder of a store that may be open elsewhere, verified; none where it is
+/// not kept there, has more than `most` bytes, or is not what its name says.
+///
+/// # Errors
+///
+/// What the system said, where the file is there and cannot be read.
+pub fn read_kept(path: &Path, digest: &Digest, most: u64) -> io::Result<Option<Vec<u8>>> {
+    let file = match open_blob(&blob(path, digest)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if file.metadata()?.len() > most {
+        return Ok(None);
+    }
+    let mut bytes = Vec::new();
+    file.take(most).read_to_end(&mut bytes)?;
+    let mut hasher = Hasher::new(digest.algorithm());
+    hasher.update(&bytes);
+    Ok((hasher.finish() == *digest).then_some(bytes))
+}
+
+/// Where a blob lives once it is whole.
+fn blob(path: &Path, digest: &Digest) -> PathBuf {
+    let hex = digest.hex();
+    let shard = hex.get(..2).unwrap_or_default();
+    path.join("blobs").join(digest.algorithm().as_str()).join(shard).join(&hex)
+}
+
+fn open_blob(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a regular file")) }
 }
 
 fn take(path: &Path) -> Result<File, Error> {
@@ -101,16 +136,12 @@ impl Folder {
 
     /// Where this blob lives once it is whole.
     pub(super) fn blob(&self, digest: &Digest) -> PathBuf {
-        let hex = digest.hex();
-        let shard = hex.get(..2).unwrap_or_default();
-        self.tree(digest.algorithm()).join(shard).join(&hex)
+        blob(&self.path, digest)
     }
 
     /// Opens a finished blob for reading. A link or anything but a regular file is an error.
     pub(super) fn open_blob(&self, digest: &Digest) -> io::Result<File> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let file = File::from(rustix::fs::open(self.blob(digest), flags, Mode::empty())?);
-        if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a regular file")) }
+        open_blob(&self.blob(digest))
     }
 
     /// A new, empty file for a blob that is about to arrive.

@@ -34,7 +34,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 pub use body::{Blob, BlobBody};
 pub use coming::Coming;
 pub use fill::Slot;
-pub use folder::FolderLock;
+pub use folder::{FolderLock, read_kept};
 pub use source::{Source, SourceBody};
 pub use stats::Stats;
 

@@ -3,6 +3,7 @@
 //! It knows no HTTP. A caller that is let in holds a [`Pass`]; whoever is not gets a [`Turned`] that
 //! says why, and a refusal among them is on disk before anybody hears of it.
 
+mod announced;
 mod history;
 mod pins;
 mod rates;
@@ -10,6 +11,7 @@ mod recalled;
 mod refused;
 mod remedy;
 mod rules;
+mod seen;
 mod shadow;
 mod sightings;
 
@@ -46,9 +48,11 @@ use rules::Decisions;
 
 /// Turns of decide and gather before an ask is given up: each fills in one more fact, and there are
 /// fewer facts than turns.
-const TURNS: usize = 12;
+const TURNS: usize = 14;
 /// Bytes of decisions kept, about; one for each thing that callers of one class ask for.
 const MEMO: u64 = 256 << 20;
+/// So many uses of exceptions are known to be on record.
+const USES: u64 = 100_000;
 /// How long a decision about a tag is kept while the upstream does not answer for it.
 const MEMO_UNASKED: Duration = Duration::from_secs(30);
 
@@ -66,6 +70,10 @@ struct Inner {
     log: Log,
     clock: Clock,
     decisions: Decisions,
+    /// Held while the record is told of exceptions and recalls.
+    announcing: tokio::sync::Mutex<()>,
+    /// Uses of exceptions that are on record.
+    uses: Cache<announced::Use, ()>,
     memo: Cache<(Ask, Class), Arc<Memo>, foldhash::quality::RandomState>,
 }
 
@@ -156,6 +164,8 @@ impl Gate {
             log,
             clock,
             decisions: Decisions::register(metrics),
+            announcing: tokio::sync::Mutex::default(),
+            uses: Cache::new(USES),
             memo: Cache::builder()
                 .max_capacity(MEMO)
                 .weigher(|_, memo: &Arc<Memo>| memo.weight())
@@ -178,6 +188,7 @@ impl Gate {
     pub fn adopt(&self, rules: Rules) {
         let generation = self.0.rules.load().generation() + 1;
         self.0.rules.store(Arc::new(rules.with_generation(generation)));
+        self.0.puller.forget_unseen();
         self.0.memo.invalidate_all();
     }
 
@@ -247,6 +258,11 @@ impl Gate {
                         .log
                         .allowed(Draft { caller, judged: &judged, http })
                         .map_err(Turned::Unrecorded)?;
+                    self.record_uses(ask, judged.judgement(), rules.policy(), receipt.id()).await;
+                    let until = match announced::meets_exceptions(&judged.judgement().trace) {
+                        true => until.into_iter().chain(announced::tomorrow(inner.clock.now())).min(),
+                        false => until,
+                    };
                     let permit = Arc::new(permit);
                     let memo = Memo {
                         permit: permit.clone(),
@@ -315,17 +331,6 @@ impl Gate {
         self.0.log.reader()
     }
 
-    /// Puts on record which policy is in force, and what it replaced.
-    pub async fn record_policy(
-        &self,
-        previous: Option<&PolicyStamp>,
-        changes: Vec<String>,
-    ) -> Result<(), audit::Error> {
-        let policy = PolicyStamp::clone(self.rules().stamp());
-        let event = Event::PolicyAdopted { previous: previous.cloned(), policy, changes };
-        self.0.log.record(event).await.map(|_| ())
-    }
-
     /// Puts on record that a policy file was refused, and why; the former policy goes on.
     pub async fn record_refused_policy(&self, error: &str) -> Result<(), audit::Error> {
         let policy = PolicyStamp::clone(self.rules().stamp());
@@ -374,8 +379,10 @@ impl Gate {
         let inner = &self.0;
         let status = refused::status(refusal);
         let http = Http { status: Some(status), ..http };
-        let image =
-            asked.map_or_else(|| audit::Image::unreadable(http.path), |(ask, facts)| image(ask, facts));
+        let image = asked.map_or_else(
+            || audit::Image::unreadable(http.path),
+            |(ask, facts)| seen::image(ask, facts, rules),
+        );
         let reference = image.reference.clone();
         // Who asks too often is not answered by judging, nor by another image.
         let remedy = match refusal.code {
@@ -407,7 +414,11 @@ impl Gate {
                 phrase: refusal.phrase(&id, &reference),
             }
         };
-        match inner.log.refused(draft, sentence).await {
+        let recorded = inner.log.refused(draft, sentence).await;
+        if let (Ok(recorded), Some((ask, _))) = (&recorded, asked) {
+            self.record_uses(ask, judged.judgement(), rules.policy(), recorded.id).await;
+        }
+        match recorded {
             Ok(recorded) => Turned::Refused(Arc::new(Refused::new(recorded, refusal, status))),
             Err(error) => Turned::Unrecorded(error),
         }
@@ -434,7 +445,7 @@ fn judgement(
     permit: &Permit,
     facts: &Facts,
 ) -> Judgement {
-    let mut image = image(ask, facts);
+    let mut image = seen::image(ask, facts, rules);
     match permit.target() {
         Target::Blob { digest, size } => {
             image.digest = Some(*digest);
@@ -451,6 +462,7 @@ fn judgement(
         Target::Referrers(digest) => image.digest = Some(*digest),
         Target::Tags => {}
     }
+    seen::describe(&mut image, facts);
     Judgement {
         verdict,
         enforced: verdict != Verdict::Warn,
@@ -460,13 +472,4 @@ fn judgement(
         image,
         shadow: None,
     }
-}
-
-/// What is asked for, and what leads to it: that joins a child's request to the pull of its index.
-fn image(ask: &Ask, facts: &Facts) -> audit::Image {
-    let mut image = audit::Image::asked(ask);
-    if let Known::Is(roots) = &facts.roots {
-        image.roots = roots.roots.iter().map(|root| root.digest).collect();
-    }
-    image
 }

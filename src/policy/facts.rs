@@ -40,6 +40,9 @@ pub struct Facts {
     pub seen: BTreeMap<Digest, Known<Seen>>,
     /// Where the tag leads.
     pub tag: Known<TagFact>,
+    /// Whether recalled manifests that nobody saw here yet list what is to be served. `Failed`: that
+    /// itself cannot be had.
+    pub unseen: Known<Unseen>,
 }
 
 /// A tag as the gateway knows it.
@@ -111,6 +114,16 @@ pub struct Recalled {
     pub above: BTreeMap<Digest, Vec<Digest>>,
     /// Every digest that a recalled tag of this repository had here or has upstream.
     pub tagged: BTreeMap<Digest, Tag>,
+}
+
+/// What came of asking the upstream for recalled manifests of which nothing was known here.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Unseen {
+    /// Until when the answers stand; none where they do for good.
+    pub until: Option<Timestamp>,
+    /// Why it cannot be told whether one of them lists what is to be served; never said of content that
+    /// the repository came by before.
+    pub unanswered: Option<Fault>,
 }
 
 /// Since when a digest is known to this gateway, by itself and by what leads to it.
@@ -225,6 +238,13 @@ pub enum Lack {
         tag: Tag,
         /// Whether a lock answers, or the upstream must be asked once `tag_ttl` is over.
         fresh: Fresh,
+    },
+    /// What recalled manifests list of which nothing is known here. Filling it may empty `recalled`.
+    Unseen {
+        /// What is to be served.
+        digest: Digest,
+        /// All that are recalled.
+        recalled: Arc<[Digest]>,
     },
 }
 

@@ -36,7 +36,7 @@ pub use decision::{Check, Decision, Outcome, Permit, Reason, Refusal, Target, Tr
 pub use diff::{Difference, Judged, Witness};
 pub use explain::{Explanation, Owned};
 pub use facts::{
-    Content, Facts, Fresh, Image, Known, Lack, Need, Recalled, Root, Roots, Seen, Sight, TagFact,
+    Content, Facts, Fresh, Image, Known, Lack, Need, Recalled, Root, Roots, Seen, Sight, TagFact, Unseen,
 };
 pub use lint::{Finding, Level, Lint, Surroundings};
 pub use offline::{Offline, TestResult};

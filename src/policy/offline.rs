@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::compiled::{Owner, Source};
 use super::{
     Code, Content, Decision, Facts, Given, Image, Known, Lack, Moved, Outcome, Policy, PolicyTest, Reason,
-    Recalled, Root, Roots, Seen, Sight, TagFact, Trace, Verdict,
+    Recalled, Root, Roots, Seen, Sight, TagFact, Trace, Unseen, Verdict,
 };
 use crate::identity::{Attribution, Caller, Class};
 use crate::oci::{
@@ -17,7 +17,7 @@ use crate::oci::{
 };
 
 /// More turns than any judgement takes.
-pub(super) const TURNS: usize = 12;
+pub(super) const TURNS: usize = 14;
 
 const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
@@ -133,6 +133,7 @@ impl Supposed<'_> {
                 let current = given.digest.or_else(|| unknown.then(|| Digest::sha256(b"supposed")));
                 facts.tag = is(TagFact { lock: given.locked, current, stale: current.is_none() });
             }
+            Lack::Unseen { .. } => facts.unseen = is(Unseen::default()),
         }
     }
 

@@ -12,6 +12,8 @@ use crate::oci::{Algorithm, Digest, Name, Tag};
 pub(super) struct Recalls {
     all: Vec<Recall>,
     digests: HashMap<Digest, usize>,
+    /// The keys of `digests`, in order.
+    manifests: Arc<[Digest]>,
     layers: HashMap<Digest, usize>,
     diff_ids: HashMap<Digest, usize>,
     images: HashMap<Name, Vec<(Option<Tag>, usize)>>,
@@ -57,6 +59,9 @@ impl Recalls {
                 recalls.images.entry(name.clone()).or_default().push((tag.clone(), at));
             }
         }
+        let mut manifests: Vec<Digest> = recalls.digests.keys().copied().collect();
+        manifests.sort();
+        recalls.manifests = manifests.into();
         recalls.all = all;
         Ok(recalls)
     }
@@ -77,6 +82,11 @@ impl Recalls {
     /// Whether manifests are recalled by their own digest.
     pub(super) fn names_manifests(&self) -> bool {
         !self.digests.is_empty()
+    }
+
+    /// The manifests that are recalled by their own digest.
+    pub(super) fn manifests(&self) -> &Arc<[Digest]> {
+        &self.manifests
     }
 
     pub(super) fn names_layers(&self) -> bool {

@@ -354,6 +354,7 @@ fn check_of(policy: &Policy, pull: &Recorded, lack: &Lack) -> Option<&'static st
         Lack::Recalled { .. } => recall,
         Lack::Seen(_) => Some("hold"),
         Lack::Tag { .. } => Some("tag"),
+        Lack::Unseen { .. } => recall,
     }
 }
 

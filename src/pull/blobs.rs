@@ -40,6 +40,7 @@ impl Puller {
             }
         };
         if self.possesses(name, &digest).await? {
+            self.learn(&fetched.blob);
             return Ok(fetched);
         }
         // It was not in the store when it was permitted; from now on this is a question of possession.

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::tags::past;
 use super::{Puller, held, known};
-use crate::content::Claim;
+use crate::content::{Blob, Claim};
 use crate::oci::{Algorithm, CONFIG_MAX, Descriptor, Digest, Fault, ImageConfig, Name, Tag};
 use crate::policy::{Content, Fresh, Known, Permit, Recalled, Seen, Target};
 
@@ -67,13 +67,51 @@ impl Puller {
             Claim::Coming(coming) => coming.opened().await?,
             Claim::Vacant(slot) => self.bring(slot, &name, digest).opened().await?,
         };
+        self.read(blob).await.map_err(|fault| match fault {
+            Fault::Invalid(text) => Fault::Invalid(format!("{name}: {text}").into()),
+            fault => fault,
+        })
+    }
+
+    async fn read(&self, blob: Blob) -> Result<Arc<ImageConfig>, Fault> {
+        let digest = blob.digest();
         if blob.size() > CONFIG_MAX {
-            return Err(Fault::Invalid(format!("{name}: its config {digest} is too large").into()));
+            return Err(Fault::Invalid(format!("its config {digest} is too large").into()));
         }
         let bytes = blob.body(None).collect().await?.to_bytes();
         let config = ImageConfig::parse(&bytes)
-            .map_err(|error| Fault::Invalid(format!("{name}: {digest}: {error}").into()))?;
+            .map_err(|error| Fault::Invalid(format!("{digest}: {error}").into()))?;
         Ok(self.0.catalog.keep_config(&digest, config).await?)
+    }
+
+    /// Keeps what an image config says, when its blob is served for the first time: later rules, recalls
+    /// and replays ask for it, when it may be had no more. Nobody waits for it, and no upstream is asked.
+    pub(super) fn learn(&self, blob: &Blob) {
+        let (inner, digest) = (&self.0, blob.digest());
+        if blob.size() > CONFIG_MAX || inner.learnt.contains_key(&digest) {
+            return;
+        }
+        // Whoever finds all places taken leaves it to the next one that is served the same.
+        let Ok(place) = inner.learning.clone().try_acquire_owned() else { return };
+        let Some(blob) = blob.shared() else { return };
+        inner.learnt.insert(digest, ());
+        let puller = self.clone();
+        inner.tasks.spawn(async move {
+            let _place = place;
+            let learnt = match puller.0.catalog.is_unread_config(&digest).await {
+                Ok(true) => puller.read(blob).await.map(|_| ()),
+                Ok(false) => Ok(()),
+                Err(error) => Err(error.into()),
+            };
+            match learnt {
+                // What cannot be read today cannot be read tomorrow.
+                Ok(()) | Err(Fault::Invalid(_)) => {}
+                Err(fault) => {
+                    tracing::debug!(%digest, %fault, "what an image config says could not be kept");
+                    puller.0.learnt.invalidate(&digest);
+                }
+            }
+        });
     }
 
     /// What recalls must know: what is above these digests anywhere, and what recalled tags had here

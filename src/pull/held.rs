@@ -1,27 +1,34 @@
 //! The same facts without asking anybody: what the catalog of a gateway holds of them.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::catalog::{Ancestor, Catalog, Error, SeenRow};
-use crate::oci::{Algorithm, Descriptor, Digest, Kind, Manifest, Name};
+use crate::content::read_kept;
+use crate::oci::{Algorithm, CONFIG_MAX, Descriptor, Digest, ImageConfig, Kind, Manifest, Name};
 use crate::policy::{
-    Content, Facts, Image, Known, Lack, NESTED_MAX, Need, Recalled, Root, Roots, Seen, Sight, TagFact,
+    Content, Facts, Image, Known, Lack, NESTED_MAX, Need, Recalled, Root, Roots, Seen, Sight, TagFact, Unseen,
 };
 
-/// Reads facts from a catalog alone, for judging offline.
+/// Reads facts from a catalog, and configs it did not read yet from the blobs beside it, for judging
+/// offline.
 #[derive(Clone, Debug)]
-pub struct CatalogFacts(Catalog);
+pub struct CatalogFacts {
+    catalog: Catalog,
+    blobs: PathBuf,
+}
 
 impl CatalogFacts {
-    /// Reads this catalog, which may be open to be read only.
-    pub fn new(catalog: Catalog) -> Self {
-        Self(catalog)
+    /// Reads this catalog, which may be open to be read only, and the folder of a blob store, which may
+    /// be open elsewhere.
+    pub fn new(catalog: Catalog, blobs: PathBuf) -> Self {
+        Self { catalog, blobs }
     }
 
     /// Fills in the fact a decision lacks as far as the catalog holds it. The answer is whether it
     /// holds all of it; what is held of contents is filled in either way.
     pub async fn gather(&self, need: &Need, facts: &mut Facts) -> Result<bool, Error> {
-        let (catalog, name) = (&self.0, need.name());
+        let (catalog, name) = (&self.catalog, need.name());
         match need.lack() {
             Lack::Bindings => facts.bindings = is(catalog.bindings(name).await?),
             Lack::Contents(digests) => {
@@ -85,12 +92,14 @@ impl CatalogFacts {
                 }
                 None => return Ok(false),
             },
+            // What was never seen here says nothing.
+            Lack::Unseen { .. } => facts.unseen = is(Unseen::default()),
         }
         Ok(true)
     }
 
     async fn image(&self, digest: &Digest) -> Result<Option<Image>, Error> {
-        let Some(stored) = self.0.manifest(digest).await? else { return Ok(None) };
+        let Some(stored) = self.catalog.manifest(digest).await? else { return Ok(None) };
         let depth = self.depth(&stored.manifest).await?;
         Ok(depth.map(|depth| Image { manifest: stored.manifest.clone(), depth }))
     }
@@ -102,7 +111,7 @@ impl CatalogFacts {
         }
         let mut depth = 1;
         for child in manifest.children().filter(|child| child.is_index()).take(NESTED_MAX) {
-            let Some(stored) = self.0.manifest(&child.digest).await? else { return Ok(None) };
+            let Some(stored) = self.catalog.manifest(&child.digest).await? else { return Ok(None) };
             if stored.manifest.children().any(Descriptor::is_index) {
                 return Ok(Some(3));
             }
@@ -112,9 +121,9 @@ impl CatalogFacts {
     }
 
     async fn content(&self, name: &Name, digest: &Digest) -> Result<Option<Content>, Error> {
-        let Some(stored) = self.0.manifest(digest).await? else { return Ok(None) };
+        let Some(stored) = self.catalog.manifest(digest).await? else { return Ok(None) };
         let config = match stored.manifest.image_config() {
-            Some(config) => match self.0.config(&config.digest).await? {
+            Some(config) => match self.config(&config.digest).await? {
                 Some(config) => Known::Is(config),
                 None => return Ok(None),
             },
@@ -124,8 +133,25 @@ impl CatalogFacts {
             Algorithm::Sha256 => *digest,
             Algorithm::Sha512 => Digest::sha256(&stored.bytes),
         };
-        let first_seen = self.0.first_seen(name, digest).await?;
+        let first_seen = self.catalog.first_seen(name, digest).await?;
         Ok(Some(Content { manifest: stored.manifest.clone(), sha256, first_seen, config }))
+    }
+
+    async fn config(&self, digest: &Digest) -> Result<Option<Arc<ImageConfig>>, Error> {
+        if let Some(config) = self.catalog.config(digest).await? {
+            return Ok(Some(config));
+        }
+        let (blobs, digest) = (self.blobs.clone(), *digest);
+        let read = tokio::task::spawn_blocking(move || read_kept(&blobs, &digest, CONFIG_MAX)).await;
+        let bytes = match read {
+            Ok(Ok(bytes)) => bytes,
+            Ok(Err(error)) => {
+                tracing::debug!(%digest, %error, "a kept config cannot be read");
+                None
+            }
+            Err(_) => None,
+        };
+        Ok(bytes.and_then(|bytes| ImageConfig::parse(&bytes).ok()).map(Arc::new))
     }
 }
 

@@ -11,12 +11,13 @@ mod held;
 mod roots;
 mod tags;
 mod tasks;
+mod unseen;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use moka::sync::Cache as Memory;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::catalog::{Catalog, Moved};
 use crate::clock::Clock;
@@ -75,6 +76,8 @@ type Held<T> = (jiff::Timestamp, Arc<T>);
 const HOT_LISTS: u64 = 64 << 20;
 /// How many sightings may wait to be recorded; drifts beyond that are found in the catalog again.
 const SIGHTINGS: usize = 1024;
+/// How many blobs are read at once to learn what they say as configs; each may have 4 MiB.
+const LEARNING: usize = 16;
 
 /// Fetches. Cloning shares it.
 #[derive(Clone, Debug)]
@@ -108,8 +111,14 @@ struct Inner {
     swept: Memory<(Name, Vec<Tag>), jiff::Timestamp>,
     /// When a recalled tag was last asked about.
     recalled: Memory<(Name, Tag), jiff::Timestamp>,
+    /// What came of asking for recalled manifests, and until when that stands.
+    unseen: Memory<(Name, Digest), unseen::Answer>,
     /// When a locked tag was last asked about in the background.
     refreshed: Memory<(Name, Tag), jiff::Timestamp>,
+    /// Small blobs that were looked at for being configs.
+    learnt: Memory<Digest, ()>,
+    /// The places of those that are being looked at.
+    learning: Arc<Semaphore>,
 }
 
 impl Puller {
@@ -148,6 +157,9 @@ impl Puller {
             swept: Memory::new(10_000),
             recalled: Memory::new(10_000),
             refreshed: Memory::new(100_000),
+            unseen: Memory::new(200_000),
+            learnt: Memory::new(100_000),
+            learning: Arc::new(Semaphore::new(LEARNING)),
         };
         (Self(Arc::new(inner)), receiver)
     }
@@ -157,6 +169,11 @@ impl Puller {
     /// ([`Store::close`]), which comes first: what was found wrong with them is still sighted.
     pub async fn close(&self) {
         self.0.tasks.end().await;
+    }
+
+    /// Forgets which recalled manifests the upstreams did not have: another policy asks anew.
+    pub fn forget_unseen(&self) {
+        self.0.unseen.invalidate_all();
     }
 
     /// Fills in the fact a decision lacks, or why it cannot be had. Fetching goes on if the caller
@@ -188,6 +205,14 @@ impl Puller {
             Lack::Roots(digest) => facts.roots = known(self.roots(name, digest).await),
             Lack::Seen(digest) => drop(facts.seen.insert(*digest, known(self.seen(name, digest).await))),
             Lack::Tag { tag, fresh } => facts.tag = known(self.tag(name, tag, *fresh).await),
+            Lack::Unseen { digest, recalled } => {
+                let found = self.unseen(name, digest, recalled).await;
+                // What was learnt may lie above the digest.
+                if matches!(found, Ok((_, true))) {
+                    facts.recalled = Known::Unasked;
+                }
+                facts.unseen = known(found.map(|(unseen, _)| unseen));
+            }
         }
     }
 

@@ -46,8 +46,8 @@ pub struct Changed {
 }
 
 /// What a patch would have changed about the pulls of the last 30 days, the latest 100,000 entries of
-/// the record at most: they are judged by the policy that `before` is and by the one that `after` is, so
-/// that what has changed since they were recorded anyway is not put down to the patch. It runs off the
+/// the record at most: they are judged by the policy that `text` is and by the file as it is, so that
+/// what has changed anyway since they were recorded is not put down to the patch. It runs off the
 /// threads that serve.
 ///
 /// # Errors
@@ -55,22 +55,16 @@ pub struct Changed {
 pub async fn forecast(
     judge: Arc<dyn Judge>,
     reader: Reader,
-    before: String,
-    after: String,
+    text: String,
     now: Timestamp,
 ) -> Result<Forecast, String> {
     let handle = tokio::runtime::Handle::current();
-    let work = move || handle.block_on(judged(&*judge, &reader, [&before, &after], now));
+    let work = move || handle.block_on(judged(&*judge, &reader, &text, now));
     tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?
 }
 
-async fn judged(
-    judge: &dyn Judge,
-    reader: &Reader,
-    [before, after]: [&str; 2],
-    now: Timestamp,
-) -> Result<Forecast, String> {
-    let (before, after) = (judge.compile(before)?, judge.compile(after)?);
+async fn judged(judge: &dyn Judge, reader: &Reader, text: &str, now: Timestamp) -> Result<Forecast, String> {
+    let (before, after) = (judge.compile(&judge.read()?.text)?, judge.compile(text)?);
     let since = now.checked_sub(BACK).unwrap_or(Timestamp::UNIX_EPOCH);
     let mut replay = Replay::default();
     let read = read_pulls(reader, since, Some(MOST), |pull| replay.add(pull));

@@ -4,6 +4,7 @@
 //! never read here: only the paths and variable names that hold them.
 
 mod keys;
+mod sinks;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ use crate::policy::Surroundings;
 
 pub use super::value::{Lifetime, Rate};
 pub use keys::{KEYS, Key};
+pub use sinks::{Sink, SinkEvents, SinkFormat, SinkFrom, SinkTarget};
 
 /// The file that `serve` reads unless told otherwise.
 pub const DEFAULT_PATH: &str = "config/pullgate.toml";
@@ -56,6 +58,9 @@ pub struct Gateway {
     /// `[[client]]`, in file order.
     #[serde(rename = "client")]
     pub clients: Vec<Client>,
+    /// `[[sink]]`, in file order.
+    #[serde(rename = "sink")]
+    pub sinks: Vec<Sink>,
 }
 
 impl Gateway {
@@ -309,6 +314,7 @@ impl Default for Gateway {
             limits: Limits::default(),
             upstreams: Vec::new(),
             clients: Vec::new(),
+            sinks: Vec::new(),
         }
     }
 }
@@ -585,6 +591,13 @@ pub fn parse(path: &Path, text: &str) -> Result<Gateway, FileError> {
                 .push(Problem::new(at(key), format!("{key}: none could connect")).help("give at least 1"));
         }
     }
+    let names: Vec<&str> = gateway.sinks.iter().map(|sink| &*sink.name).collect();
+    if let Some(name) = repeated(&names) {
+        problems.push(
+            Problem::new(at("sink.name"), format!("sink.name: {name:?} names two sinks"))
+                .help("give each [[sink]] its own name: its place in the record is kept under it"),
+        );
+    }
     if !(8 << 10..=1 << 20).contains(&gateway.limits.header_bytes) {
         problems.push(
             Problem::new(at("limits.header_bytes"), "limits.header_bytes: out of range")
@@ -592,6 +605,15 @@ pub fn parse(path: &Path, text: &str) -> Result<Gateway, FileError> {
         );
     }
     if problems.is_empty() { Ok(gateway) } else { Err(wrong(problems)) }
+}
+
+/// The first that stands there before.
+fn repeated<'a>(names: &[&'a str]) -> Option<&'a str> {
+    names
+        .iter()
+        .enumerate()
+        .find(|(place, name)| names.iter().take(*place).any(|other| other == *name))
+        .map(|(_, name)| *name)
 }
 
 #[cfg(test)]

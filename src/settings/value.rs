@@ -191,6 +191,11 @@ pub(super) fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D:
     deserializer.deserialize_any(Size)
 }
 
+/// `deserialize_with`: the same, as an optional key.
+pub(super) fn some_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    size(deserializer).map(Some)
+}
+
 /// `deserialize_with`: `https` only; there is no insecure switch.
 pub(super) fn endpoint<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Url>, D::Error> {
     text(deserializer, "an address such as \"https://registry.example.com\"", |text| {

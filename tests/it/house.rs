@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Which rooms each room may import. `clock` and `telemetry` stand alone and may be imported by all.
-const TABLE: [(&str, &[&str]); 18] = [
+const TABLE: [(&str, &[&str]); 19] = [
     ("audit", &["identity", "oci", "policy"]),
     ("catalog", &["oci"]),
     (
         "cli",
         &[
             "audit", "catalog", "content", "files", "gate", "identity", "oci", "policy", "pull", "review",
-            "server", "settings", "upstream",
+            "server", "settings", "sink", "upstream",
         ],
     ),
     ("clock", &[]),
@@ -33,6 +33,7 @@ const TABLE: [(&str, &[&str]); 18] = [
     ("server", &["audit", "console", "content", "gate", "identity", "oci", "policy", "pull", "review"]),
     // Only what it turns files into; no other room but `cli` imports it.
     ("settings", &["audit", "identity", "oci", "policy", "upstream"]),
+    ("sink", &["audit", "oci", "policy"]),
     ("upstream", &["oci"]),
 ];
 const FREE: [&str; 2] = ["clock", "telemetry"];

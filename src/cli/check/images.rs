@@ -10,7 +10,7 @@ use super::super::{Exit, Failure};
 use super::judge::{Judge, Judged};
 use super::worse;
 use crate::oci::Reference;
-use crate::policy::{Code, Offline, Policy, Reason, Verdict};
+use crate::policy::{Check, Code, Offline, Policy, Reason, Trace, Verdict};
 
 /// Judges each.
 pub(super) fn run(
@@ -78,20 +78,6 @@ pub(in crate::cli) fn colour(verdict: Verdict, width: usize) -> String {
 /// The fields of the audit log, as far as they exist without a pull.
 pub(super) fn object(policy: &Policy, asked: &str, reference: &Reference, offline: &Offline) -> Value {
     let trace = &offline.decision.trace;
-    let checks: Vec<Value> = trace
-        .checks
-        .iter()
-        .map(|check| {
-            json!({
-                "id": check.id,
-                "result": if check.pass { "pass" } else { "fail" },
-                "observed": check.observed,
-                "expected": check.expected,
-                "at": check.at,
-                "exception": check.exception,
-            })
-        })
-        .collect();
     json!({
         "asked": asked,
         "reference": reference.to_string(),
@@ -99,7 +85,7 @@ pub(super) fn object(policy: &Policy, asked: &str, reference: &Reference, offlin
         "reason": offline.reasons.first().map(reason),
         "reasons": offline.reasons.iter().map(reason).collect::<Vec<_>>(),
         "needs": offline.needs,
-        "checks": checks,
+        "checks": checks(trace),
         "policy": {
             "name": policy.name(),
             "revision": policy.revision(),
@@ -108,6 +94,21 @@ pub(super) fn object(policy: &Policy, asked: &str, reference: &Reference, offlin
             "mode": trace.mode,
         },
     })
+}
+
+/// The checks of a judgement as in the audit log.
+pub(in crate::cli) fn checks(trace: &Trace) -> Vec<Value> {
+    let check = |check: &Check| {
+        json!({
+            "id": check.id,
+            "result": if check.pass { "pass" } else { "fail" },
+            "observed": check.observed,
+            "expected": check.expected,
+            "at": check.at,
+            "exception": check.exception,
+        })
+    };
+    trace.checks.iter().map(check).collect()
 }
 
 /// A reason as in the audit log.

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use super::{Exit, Failure};
 use crate::settings::{gateway, policy};
 
-pub(super) use images::{colour, reason};
+pub(super) use images::{checks, colour, reason};
 
 /// Judges image references by a policy file, offline: no registry and no gateway is asked.
 ///

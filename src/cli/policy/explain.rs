@@ -107,6 +107,9 @@ fn print(reference: &Reference, explanation: &Explanation<'_>, out: &mut dyn Wri
         writeln!(out, "  {word}  {}{}", one.id, at.dimmed())?;
         writeln!(out, "        observed: {}", printable(&one.observed))?;
         writeln!(out, "        expected: {}", printable(&one.expected))?;
+        if let Some(exception) = &one.exception {
+            writeln!(out, "        exception: {}", printable(exception))?;
+        }
     }
     for need in &offline.needs {
         writeln!(out, "  {}  {need}  takes facts, which only a gateway has", "open".yellow())?;
@@ -136,21 +139,6 @@ fn place(source: &Source) -> String {
 fn object(policy: &Policy, asked: &str, reference: &Reference, explanation: &Explanation<'_>) -> Value {
     let offline = &explanation.offline;
     let source = |source: &Source| json!({ "id": source.id(), "match": source.pattern().map(ToString::to_string), "at": source.at() });
-    let checks: Vec<Value> = offline
-        .decision
-        .trace
-        .checks
-        .iter()
-        .map(|check| {
-            json!({
-                "id": check.id,
-                "result": if check.pass { "pass" } else { "fail" },
-                "observed": check.observed,
-                "expected": check.expected,
-                "at": check.at,
-            })
-        })
-        .collect();
     json!({
         "asked": asked,
         "reference": reference.to_string(),
@@ -161,7 +149,7 @@ fn object(policy: &Policy, asked: &str, reference: &Reference, explanation: &Exp
         },
         "unlisted": matches!(explanation.owner, Owned::Unlisted),
         "others": explanation.others.iter().map(|other| source(other)).collect::<Vec<_>>(),
-        "checks": checks,
+        "checks": check::checks(&offline.decision.trace),
         "needs": offline.needs,
         "reasons": offline.reasons.iter().map(check::reason).collect::<Vec<_>>(),
         "instead": explanation.instead,
@@ -218,6 +206,33 @@ mod tests {
         assert_eq!(object["source"]["id"], "pgvector");
         let change = object["changes"][0].as_str().unwrap();
         assert!(change.starts_with("\"0.8.0\" in tags.allow (policy.toml:"), "{change}");
+    }
+
+    #[test]
+    fn a_waived_check_names_the_exception() {
+        let policy = "name = \"t\"\nrevision = \"1\"\n[[source]]\nid = \"a\"\nmatch = \"r.io/a/x\"\ntags = { allow = [\"1.0\"] }\n\
+            [[exception]]\nid = \"EX-1\"\nimage = \"r.io/a/x:2.0\"\nwaive = [\"tag\"]\nreason = \"r\"\nticket = \"T\"\n\
+            requested_by = \"a\"\napproved_by = \"b\"\napproved = 2026-11-01\nexpires = 2026-12-01\n";
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("policy.toml");
+        std::fs::write(&file, policy).unwrap();
+        let explained = |json| {
+            let arguments = Arguments {
+                image: "r.io/a/x:2.0".to_owned(),
+                policy: file.clone(),
+                client: None,
+                at: Some(moment("2026-11-20").unwrap()),
+                json,
+            };
+            let mut out = anstream::StripStream::new(Vec::new());
+            assert_eq!(run(&arguments, &mut out).unwrap(), Exit::Done);
+            String::from_utf8(out.into_inner()).unwrap()
+        };
+        let object: Value = serde_json::from_str(&explained(true)).unwrap();
+        let waived = |check: &&Value| check["id"] == "tag" && check["result"] == "fail";
+        let check = object["checks"].as_array().unwrap().iter().find(waived).unwrap();
+        assert_eq!(check["exception"], "EX-1");
+        assert!(explained(false).contains("        exception: EX-1\n"));
     }
 
     #[test]

@@ -25,7 +25,7 @@ const CLIENTS: usize = 5;
 
 /// Judges the pulls on record by another policy: whose verdict would change.
 ///
-/// It reads the record, and what the gateway's catalog holds of the images, and asks nobody. Ages and
+/// It reads the record, and what the gateway holds of the images, and asks nobody. Ages and
 /// holds count to now. What takes facts that are not held is counted and named. Works while the gateway
 /// runs and when it does not.
 #[derive(Debug, clap::Args)]
@@ -73,7 +73,7 @@ async fn show(
     let mut replay = Replay::default();
     let read = read_pulls(&Reader::open(folder).await?, since, None, |pull| replay.add(pull)).await?;
     let held = match Catalog::open_read_only(folder, Clock::system()).await {
-        Ok(catalog) => Some(CatalogFacts::new(catalog)),
+        Ok(catalog) => Some(CatalogFacts::new(catalog, folder.join("content"))),
         Err(catalog::Error::Absent(_)) => None,
         Err(error) => return Err(Failure::usage(error)),
     };

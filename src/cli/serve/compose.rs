@@ -29,6 +29,7 @@ use crate::settings::diagnostic::FileError;
 use crate::settings::gateway::{self as file, Gateway, Lifetime};
 use crate::settings::policy;
 use crate::settings::watch;
+use crate::sink::{self, Sinks};
 use crate::telemetry::Metrics;
 use crate::upstream::{self, Resolver, Upstreams};
 
@@ -45,6 +46,8 @@ pub struct Options {
     pub poll: Duration,
     /// Within what time the first header of a reply is on its way.
     pub first_header: Duration,
+    /// How long sinks wait, and for what.
+    pub sinks: sink::Timing,
 }
 
 impl Default for Options {
@@ -55,6 +58,7 @@ impl Default for Options {
             proxy_from_environment: true,
             poll: crate::settings::watch::INTERVAL,
             first_header: server::FIRST_HEADER,
+            sinks: sink::Timing::default(),
         }
     }
 }
@@ -122,9 +126,11 @@ pub struct Running {
     pulls: JoinHandle<()>,
     health: JoinHandle<()>,
     keeper: JoinHandle<()>,
+    expiries: JoinHandle<()>,
     control: Control,
     reviewing: Option<Reviewing>,
     judge: Arc<dyn Judge>,
+    sinks: Sinks,
 }
 
 /// The projection for the review pages, and what keeps it up to date.
@@ -155,7 +161,7 @@ impl Running {
     /// Opens what is stored, makes certificates where there are none, and serves. No upstream is
     /// asked for anything.
     pub async fn start(settings: &Gateway, options: Options) -> Result<Self, StartError> {
-        let Options { clock, resolver, proxy_from_environment, poll, first_header } = options;
+        let Options { clock, resolver, proxy_from_environment, poll, first_header, sinks: timing } = options;
         let mut metrics = Metrics::new();
         let clients = settings.client_names();
         let watching = |file: &PathBuf| watch::watch(vec![file.clone()], poll);
@@ -231,6 +237,10 @@ impl Running {
         store.register(&mut metrics);
         log.register(&mut metrics);
         upstreams.register(&mut metrics);
+        let sinks = sink_settings(settings, proxy_from_environment);
+        let sinks = Sinks::start(sinks, folder, &log, &clock, &timing).await.map_err(StartError::usage)?;
+        let carried = sinks.watcher();
+        carried.register(&mut metrics);
         let connections = Connections::register(&mut metrics);
         let status = Status::register(&mut metrics);
 
@@ -271,6 +281,7 @@ impl Running {
             Admin::new(Arc::new(metrics), gate.clone(), move || {
                 let mut conditions = conditions(&status, &log, &store, &upstreams);
                 conditions.push(review_condition(&review));
+                conditions.extend(carried.status().into_iter().map(sink_condition));
                 conditions
             })
         };
@@ -289,6 +300,7 @@ impl Running {
         let pulls = tokio::spawn(server::serve_pulls(socket, tls, door, terms, stop.clone()));
         // Load balancers must be able to ask while the pulls are drained.
         let health = tokio::spawn(server::serve_admin(admin_socket, admin.clone(), admin_terms, end.clone()));
+        let expiries = tokio::spawn(gate.clone().record_expiries(poll, end.clone()));
         let keeper =
             tokio::spawn(gate::record_sightings(sightings, catalog.clone(), log.clone(), end.clone()));
         let reviewing = review.ok().map(|review| Reviewing::start(review, log.clone()));
@@ -308,9 +320,11 @@ impl Running {
             pulls,
             health,
             keeper,
+            expiries,
             control,
             reviewing,
             judge,
+            sinks,
         })
     }
 
@@ -369,7 +383,10 @@ impl Running {
         if let Some(reviewing) = self.reviewing {
             reviewing.end().await;
         }
+        let _ = self.expiries.await;
         self.catalog.close().await;
+        // They read from the log: what they have not delivered is on record for the next start.
+        self.sinks.stop().await;
         self.log.close().await;
     }
 }
@@ -396,6 +413,53 @@ pub(in crate::cli) fn audit_settings(settings: &Gateway) -> audit::Settings {
             file::OnFull::Serve => audit::OnFull::Serve,
         },
         refusals_per_minute: u32::try_from(per_minute).unwrap_or(u32::MAX),
+    }
+}
+
+fn sink_settings(settings: &Gateway, proxied: bool) -> Vec<sink::Settings> {
+    let target = |target: &file::SinkTarget| match target.clone() {
+        file::SinkTarget::File { path, max_size, keep } => sink::Target::File { path, max_size, keep },
+        file::SinkTarget::Syslog { host, port, tls, ca } => sink::Target::Syslog { host, port, tls, ca },
+        file::SinkTarget::Webhook { url, secret_file, ca, batch } => sink::Target::Webhook {
+            url,
+            secret_file,
+            ca,
+            batch: usize::try_from(batch).unwrap_or(usize::MAX),
+            proxied,
+        },
+    };
+    let wanted = |wanted: &file::SinkEvents| match wanted {
+        file::SinkEvents::All => sink::Wanted::All,
+        file::SinkEvents::Blocked => sink::Wanted::Blocked,
+        file::SinkEvents::Kind(kind) => sink::Wanted::Kind(*kind),
+    };
+    let sink = |one: &file::Sink| sink::Settings {
+        name: one.name.clone(),
+        target: target(&one.target),
+        format: match one.format {
+            file::SinkFormat::Ecs => sink::Format::Ecs,
+            file::SinkFormat::Native => sink::Format::Native,
+            file::SinkFormat::Ocsf => sink::Format::Ocsf,
+            file::SinkFormat::Slack => sink::Format::Slack,
+        },
+        events: one.events.iter().map(wanted).collect(),
+        from: match one.from {
+            file::SinkFrom::Now => sink::Start::Now,
+            file::SinkFrom::Start => sink::Start::Beginning,
+        },
+    };
+    settings.sinks.iter().map(sink).collect()
+}
+
+fn sink_condition(status: sink::Status) -> Condition {
+    Condition {
+        name: format!("sink {}", status.name),
+        ok: status.trouble.is_none(),
+        required: false,
+        detail: match status.trouble {
+            Some(trouble) => format!("{} events behind: {trouble}", status.behind),
+            None => format!("{} events delivered, {} behind", status.delivered, status.behind),
+        },
     }
 }
 

@@ -24,7 +24,7 @@ impl FileJudge {
             path: settings.policy.file.clone(),
             clients: settings.client_names(),
             surroundings: settings.surroundings(),
-            held: CatalogFacts::new(catalog),
+            held: CatalogFacts::new(catalog, settings.storage.path.join("content")),
         }
     }
 }

@@ -70,6 +70,7 @@ impl<'a> Judge<'a> {
     /// The manifest of a digest that may be asked for as a root, its content judged as well.
     fn admitted(&mut self, digest: Digest) -> Result<&'a Image, Stop> {
         let leaf = self.digest_rules(digest)?;
+        self.recalled_unseen(digest)?;
         let image = self.image(digest)?;
         if leaf {
             self.leaf_rules(digest, image);

@@ -42,6 +42,32 @@ impl Judge<'_> {
     pub(super) fn recalled_under_tag(&mut self, digest: Digest) -> Result<(), Stop> {
         let found = self.recalled_digest(digest)?;
         self.take(found.into_iter().collect());
+        self.end_of_phase()?;
+        self.recalled_unseen(digest)
+    }
+
+    /// What leads to a digest is known as far as it was seen here. A recalled manifest that never was may
+    /// list it too: before anything of it is served the repository's upstream is asked for that manifest.
+    pub(super) fn recalled_unseen(&mut self, digest: Digest) -> Result<(), Stop> {
+        let recalled = self.policy.recalls.manifests();
+        if recalled.is_empty() {
+            return Ok(());
+        }
+        match &self.facts.unseen {
+            Known::Failed(fault) => return Err(Stop::Fail(fault.clone())),
+            Known::Is(unseen) => {
+                if let Some(fault) = &unseen.unanswered {
+                    let what = format!("whether {} is recalled", short(&digest));
+                    self.take(vec![Finding::unavailable(&what, fault)]);
+                }
+                if let Some(until) = unseen.until {
+                    self.holds_until(until);
+                }
+            }
+            Known::Unasked => {
+                return Err(Stop::Need(Lack::Unseen { digest, recalled: recalled.clone() }));
+            }
+        }
         self.end_of_phase()
     }
 

@@ -177,6 +177,7 @@ impl<'a> Judge<'a> {
         }
         let served = if fact.stale { fact.current.or(fact.lock) } else { fact.current };
         let Some(digest) = served else { return Err(self.absent(tag, fact)) };
+        self.recalled_under_tag(digest)?;
         let image = self.image(digest)?;
         if let Some(excess) = companion::excess(&image.manifest) {
             self.check("companion", false, excess, "a leaf", at);
@@ -184,7 +185,6 @@ impl<'a> Judge<'a> {
         }
         self.check("companion", true, subject, "of an admitted digest", at);
         self.soften(reason);
-        self.recalled_under_tag(digest)?;
         self.content(image, true)?;
         Ok(Some(Grant::of(Target::Manifest(image.manifest.clone()))))
     }

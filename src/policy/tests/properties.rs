@@ -96,9 +96,10 @@ fn any_facts() -> impl Strategy<Value = Facts> {
         prop::collection::btree_map(any_digest(), known(any_content()), 0..4),
         known(recalled),
         prop::collection::btree_map(any_digest(), known(seen), 0..4),
+        known(any_unseen()),
     );
     (known(image), known(Just(())), known(any::<bool>()), known(roots), known(fact), rest).prop_map(
-        |(image, listed, possession, roots, tag, (bindings, contents, recalled, seen))| Facts {
+        |(image, listed, possession, roots, tag, (bindings, contents, recalled, seen, unseen))| Facts {
             bindings,
             contents,
             image,
@@ -108,8 +109,14 @@ fn any_facts() -> impl Strategy<Value = Facts> {
             roots,
             seen,
             tag,
+            unseen,
         },
     )
+}
+
+fn any_unseen() -> impl Strategy<Value = Unseen> {
+    (prop::option::of(any_time()), prop::option::of(any_fault()))
+        .prop_map(|(until, unanswered)| Unseen { until, unanswered })
 }
 
 fn any_time() -> impl Strategy<Value = Timestamp> {
@@ -378,7 +385,7 @@ proptest! {
             let decision = decide(&policy, what.clone(), &facts);
             let Outcome::Need(need) = &decision.outcome else { break decision };
             turns += 1;
-            prop_assert!(turns <= 12, "still needs {:?}", need.lack());
+            prop_assert!(turns <= 14, "still needs {:?}", need.lack());
             match need.lack() {
                 Lack::Image(digest) => facts.image = image_under(*digest, &world),
                 Lack::Bindings => facts.bindings = answered(&world.bindings, BTreeMap::new),
@@ -405,6 +412,10 @@ proptest! {
                         recalled.above.entry(*digest).or_default();
                     }
                     facts.recalled = is(recalled);
+                }
+                Lack::Unseen { .. } => {
+                    facts.unseen = answered(&world.unseen, Unseen::default);
+                    facts.recalled = Known::Unasked;
                 }
                 Lack::Seen(digest) => {
                     let known = world.seen.get(digest).map_or_else(|| is(Seen::default()), |known| {

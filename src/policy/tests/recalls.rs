@@ -25,8 +25,14 @@ fn tagged(image: Manifest) -> Facts {
         tag: fact(None, Some("d")),
         image: of(image),
         recalled: nothing_above(&["d"]),
+        unseen: nothing_unseen(),
         ..Facts::default()
     }
+}
+
+/// All that is recalled is known here, or nobody has it.
+fn nothing_unseen() -> Known<Unseen> {
+    is(Unseen::default())
 }
 
 fn layered(layer: &str) -> Manifest {
@@ -67,8 +73,38 @@ fn a_recalled_index_covers_its_children_in_every_repository() {
         is(Recalled { above: [(digest("d"), vec![digest("index")])].into(), tagged: BTreeMap::new() });
     let facts = Facts { recalled: above, image: image("d"), ..Facts::default() };
     assert_eq!(refused(&decide(&policy, ask.clone(), &facts)), ONE);
-    let facts = Facts { recalled: nothing_above(&["d"]), image: image("d"), ..Facts::default() };
+    let facts = Facts {
+        recalled: nothing_above(&["d"]),
+        unseen: nothing_unseen(),
+        image: image("d"),
+        ..Facts::default()
+    };
     assert_eq!(served(&decide(&policy, ask, &facts)), digest("d"));
+}
+
+#[test]
+fn what_a_recalled_manifest_lists_that_nobody_saw_here_is_asked_for_before_anything_is_served() {
+    let policy = recalls(|recall| recall.digests = vec![digest("index")]);
+    let wanted = Lack::Unseen { digest: digest("d"), recalled: [digest("index")].into() };
+    let facts = Facts { recalled: nothing_above(&["d"]), tag: fact(None, Some("d")), ..Facts::default() };
+    for ask in [What::Digest(digest("d")), What::Referrers(digest("d")), What::Tag(tag("1.0"))] {
+        assert_eq!(need(&decide(&policy, ask.clone(), &facts)), &wanted);
+        let image = image("d");
+        let unanswered = is(Unseen { until: None, unanswered: Some(unreachable()) });
+        let facts = Facts { unseen: unanswered, image: image.clone(), ..facts.clone() };
+        assert_eq!(refused(&decide(&policy, ask.clone(), &facts)), [Code::FactsUnavailable]);
+        let facts = Facts { unseen: Known::Failed(Fault::Absent("d".into())), image, ..facts };
+        match (decide(&policy, ask.clone(), &facts).outcome, ask) {
+            // An unknown subject has no referrers.
+            (Outcome::Permit(_), What::Referrers(_)) | (Outcome::Fail(Fault::Absent(_)), _) => {}
+            (outcome, ask) => panic!("{ask:?}: {outcome:?}"),
+        }
+    }
+    // What is refused by its name asks nobody.
+    let listed = Leaves { digests: Some(written(Digests::Listed)), ..allows(&["#.#"]) };
+    let policy = with(rules(listed), |recall| recall.digests = vec![digest("index")]);
+    let facts = Facts { roots: is(Roots::default()), ..facts };
+    assert_eq!(refused(&decide(&policy, What::Digest(digest("d")), &facts)), [Code::DigestNotListed]);
 }
 
 #[test]
@@ -171,6 +207,7 @@ fn content_asked_for_by_sha512_is_known_by_its_sha256() {
     let mut facts = Facts {
         image: of(image.clone()),
         recalled: is(Recalled { above: [(long, vec![])].into(), tagged: BTreeMap::new() }),
+        unseen: nothing_unseen(),
         ..Facts::default()
     };
     assert_eq!(need(&decide(&policy, What::Digest(long), &facts)), &Lack::Contents(vec![long]));

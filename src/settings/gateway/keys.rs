@@ -71,14 +71,26 @@ pub const KEYS: &[Key] = &[
     key("client.certificate", "list of names", None),
     key("client.token_sha256", "list of hashes", None),
     key("client.rate", "rate", None),
+    key("sink.name", "text", None),
+    key("sink.kind", "file, syslog, webhook", None),
+    key("sink.format", "native, ocsf, ecs, slack", Some("\"native\"")),
+    key("sink.events", "list of words", Some("[\"all\"]")),
+    key("sink.from", "start, now", Some("\"start\"")),
+    key("sink.path", "path", None),
+    key("sink.max_size", "size", Some("\"100MiB\"")),
+    key("sink.keep", "number", Some("10")),
+    key("sink.address", "tls:// or tcp:// address", None),
+    key("sink.url", "https address", None),
+    key("sink.secret_file", "path", None),
+    key("sink.ca", "path", None),
+    key("sink.batch", "number", Some("100")),
 ];
 
 /// Keys and tables whose names are taken and whose meaning this version does not carry out yet.
-const RESERVED: &[&str] =
-    &["admin.tls", "admin.user", "alert", "canary", "connect", "prefetch", "shadow", "sink"];
+const RESERVED: &[&str] = &["admin.tls", "admin.user", "alert", "canary", "connect", "prefetch", "shadow"];
 
 /// The tables that may be written several times.
-const ARRAYS: &[&str] = &["client", "upstream"];
+const ARRAYS: &[&str] = &["client", "sink", "upstream"];
 
 /// Keys under which people would write a secret itself, were they allowed to.
 const SECRETS: &[&str] = &["password", "identity_token", "token", "secret"];
@@ -122,7 +134,7 @@ fn unknown(path: &str, span: Range<usize>) -> Problem {
     let (parent, name) = path.rsplit_once('.').unwrap_or(("", path));
     let problem = Problem::new(span, format!("unknown key `{path}`"));
     if SECRETS.contains(&name) {
-        return problem.help("a secret is never written here; name where it is: `password_file`, `password_env`, `docker_config` or `identity_token_file`");
+        return problem.help("a secret is never written here; name where it is: `password_file`, `password_env`, `docker_config`, `identity_token_file` or `secret_file`");
     }
     let mut siblings = siblings(parent);
     siblings.dedup();

@@ -47,12 +47,17 @@ fn the_contract_of_the_shipped_file_with_every_comment_opened_is_understood() {
     );
     assert!(matches!(&upstream.auth, Some(Auth::Password { username, .. }) if username == "ci"));
     assert_eq!(gateway.clients[0].tokens.as_ref().unwrap().len(), 1);
+    assert_eq!(gateway.sinks.len(), 3);
 }
 
 #[test]
 fn every_key_with_its_listed_default_reads_as_the_default() {
     for key in KEYS {
-        let Some(default) = key.default.filter(|_| !key.path.starts_with("upstream.")) else { continue };
+        let Some(default) =
+            key.default.filter(|_| !["sink.", "upstream."].iter().any(|table| key.path.starts_with(table)))
+        else {
+            continue;
+        };
         let text = format!("{} = {default}\n", key.path);
         assert_eq!(read(&text).expect(&text), Gateway::default(), "{text}");
     }
@@ -90,6 +95,7 @@ fn every_key_is_in_the_list_and_every_listed_key_is_understood() {
     assert_eq!(fields("[[upstream]]\nnonsense = 1"), listed("upstream"));
     assert_eq!(fields("[[upstream]]\nauth = { nonsense = 1 }"), listed("upstream.auth"));
     assert_eq!(fields("[[client]]\nnonsense = 1"), listed("client"));
+    assert_eq!(fields("[[sink]]\nnonsense = 1"), listed("sink"));
 }
 
 #[test]

@@ -13,7 +13,7 @@ mod containerd;
 mod dockerd;
 mod gateway;
 mod podman;
-mod process;
+pub(crate) mod process;
 mod registry;
 mod skopeo;
 mod stock;

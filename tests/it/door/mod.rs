@@ -1,5 +1,6 @@
 //! The gateway at its door: bytes, status, headers, what is on record, what upstreams saw.
 
+mod announced;
 mod bypass;
 mod cache;
 mod callers;
@@ -9,6 +10,7 @@ mod coverage;
 mod crash;
 mod denied;
 mod disk;
+mod follow;
 mod input;
 mod page;
 mod pins;
@@ -23,6 +25,7 @@ mod review;
 mod rules;
 mod running;
 mod siege;
+mod sinks;
 mod stop;
 pub(crate) mod table;
 

@@ -45,6 +45,37 @@ async fn a_pull_is_one_decision_with_tag_digest_and_bytes_together() {
 }
 
 #[tokio::test]
+async fn a_decision_on_a_tag_names_the_digests_it_was_and_is_and_what_the_image_says_of_itself() {
+    let clock = Clock::manual(morning());
+    let policy = POLICY
+        .replace("moved = \"keep\"", "moved = \"deny\"")
+        .replace("[require.tags]", "[require]\nplatforms = [\"linux/amd64\"]\n\n[require.tags]");
+    let (hub, ghcr) = (Registry::plain(), Registry::plain());
+    let site = Site::new(&policy).with_clock(&clock).with_upstream("docker.io", &hub);
+    let gateway = site.with_upstream("ghcr.io", &ghcr).start().await;
+    let (old, new) = (image(1, 100), image(2, 100));
+    old.push(&hub, APP, "1.0.0");
+    gateway.get("/v2/docker.io/acme/app/manifests/1.0.0").await.expect_bytes(&old.manifest);
+    new.push(&hub, APP, "1.0.0");
+    clock.advance(Duration::from_secs(3600));
+    gateway.get("/v2/docker.io/acme/app/manifests/1.0.0").await.expect_denied("tag.moved");
+
+    let events = gateway.stop().await.events().await;
+    let [allowed, refused] = decisions(&events)[..] else { panic!("{events:#?}") };
+    let (was, is) = (old.digest().to_string(), new.digest().to_string());
+    assert_eq!((&allowed["verdict"], &refused["verdict"]), (&"allow".into(), &"deny".into()));
+    let seen = &allowed["image"];
+    assert_eq!((&seen["digest"], &seen["previous_digest"]), (&was.as_str().into(), &Value::Null));
+    assert_eq!(seen["platform"], "linux/amd64", "{seen:#}");
+    assert_eq!(seen["created"], "2026-11-01T00:00:00Z", "{seen:#}");
+    assert_eq!(seen["size"], old.manifest.len(), "{seen:#}");
+    assert_eq!(allowed["policy"]["state"], Value::Null, "nothing was locked yet: {allowed:#}");
+    let seen = &refused["image"];
+    assert_eq!((&seen["digest"], &seen["previous_digest"]), (&is.as_str().into(), &was.as_str().into()));
+    assert_eq!(refused["policy"]["state"].as_str().map(str::len), Some(64), "{refused:#}");
+}
+
+#[tokio::test]
 async fn a_refusal_carries_everything_a_reviewer_needs() {
     let clock = Clock::manual(morning());
     let pair = Pair::with(|site| site.with_clock(&clock)).await;

@@ -33,14 +33,13 @@ async fn a_blocked_pull_is_shown_with_a_patch_that_lets_it_pass_when_it_is_appli
     let judge = pair.gateway.running.judge().clone();
     let now = pair.gateway.site.options.clock.now();
     let patch = propose(&*judge, group, &Outcome::Allow { pattern: None }, now).unwrap();
-    let before = judge.read().unwrap().text;
     let compiled = judge.compile(&patch.text).unwrap();
     let reference = group.subject.reference.parse().unwrap();
     let offline = compiled.policy.offline(None, &reference, &Given::default(), now);
     assert_eq!(offline.verdict, Verdict::Allow);
     pair.gateway.running.flush_log().await.unwrap();
     let reader = Reader::open(&data).await.unwrap();
-    let told = forecast(judge, reader, before, patch.text.clone(), now).await.unwrap();
+    let told = forecast(judge, reader, patch.text.clone(), now).await.unwrap();
     assert_eq!((told.allowed.count.pulls, told.refused.count.pulls), (1, 0), "{told:#?}");
 
     // Somebody else applies it.

@@ -152,6 +152,12 @@ impl Site {
         self
     }
 
+    /// One more `[[sink]]`.
+    pub(crate) fn with_sink(mut self, table: toml::Table) -> Self {
+        self.push("sink", table);
+        self
+    }
+
     pub(crate) fn set(&mut self, key: &str, value: impl Into<toml::Value>) {
         let mut parts: Vec<&str> = key.split('.').collect();
         let last = parts.pop().unwrap();

@@ -14,6 +14,7 @@ pub(crate) mod log;
 pub(crate) mod process;
 pub(crate) mod registry;
 pub(crate) mod server;
+pub(crate) mod syslog;
 pub(crate) mod tls;
 
 use std::time::Duration;

@@ -348,9 +348,8 @@ async fn a_forecast_tells_what_the_patch_changes_and_not_what_the_policy_does_an
     let patch = fixture.propose(&python, &outcome(OutcomeKind::Allow)).unwrap();
     let reader = crate::audit::Reader::open(folder.path()).await.unwrap();
     let judge: Arc<dyn Judge> = fixture.judge.clone();
-    let told = async |after: &str| {
-        forecast(judge.clone(), reader.clone(), SHIPPED.to_owned(), after.to_owned(), now()).await.unwrap()
-    };
+    let told =
+        async |after: &str| forecast(judge.clone(), reader.clone(), after.to_owned(), now()).await.unwrap();
     let allowed = told(&patch.text).await;
     assert_eq!(
         (allowed.allowed.count.references, allowed.allowed.count.pulls, allowed.allowed.clients),
@@ -373,6 +372,6 @@ async fn a_forecast_tells_what_the_patch_changes_and_not_what_the_policy_does_an
             .sum::<u64>()
     };
     assert_eq!((all(&allowed), all(&recalled)), (15, 15));
-    assert!(forecast(judge, reader, SHIPPED.to_owned(), "nonsense".to_owned(), now()).await.is_err());
+    assert!(forecast(judge, reader, "nonsense".to_owned(), now()).await.is_err());
     assert!(Path::new(&patch.file).ends_with("policy.toml"));
 }
