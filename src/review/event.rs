@@ -15,6 +15,7 @@ pub(super) struct Body {
     last: Option<Timestamp>,
     pub(super) verdict: Option<String>,
     pub(super) reason: Option<Reason>,
+    pub(super) reasons: Vec<Reason>,
     pub(super) policy: Option<Policy>,
     pub(super) image: Option<Image>,
     pub(super) client: Option<Client>,

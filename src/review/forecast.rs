@@ -1,11 +1,21 @@
 //! What a patched policy would have said of the pulls on record.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
-use super::Judge;
+use super::judge::Judge;
+use super::record::read_pulls;
 use crate::audit::Reader;
+use crate::policy::{Count, Facts, Need, Replay};
+
+/// So far back pulls are judged again.
+const BACK: SignedDuration = SignedDuration::from_hours(30 * 24);
+/// So many entries of the record at most.
+const MOST: usize = 100_000;
+/// So many references are named of each kind.
+const EXAMPLES: usize = 20;
 
 /// What a patch would have changed.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -19,41 +29,86 @@ pub struct Forecast {
     /// References that would have been refused.
     pub refused: Changed,
     /// References whose verdict stays.
-    pub unchanged: Pulls,
-    /// References that cannot be judged again, for want of facts.
-    pub unjudged: Pulls,
-}
-
-/// Some references and the pulls of them.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Pulls {
-    /// Distinct references.
-    pub references: u64,
-    /// Pulls.
-    pub pulls: u64,
+    pub unchanged: Count,
+    /// References that cannot be judged again: the record or the catalog holds too little of them.
+    pub unjudged: Count,
 }
 
 /// References whose verdict changes.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Changed {
     /// How much.
-    pub count: Pulls,
+    pub count: Count,
     /// By how many clients.
-    pub clients: u64,
-    /// The references pulled most, at most 20, with how often.
+    pub clients: usize,
+    /// The references pulled most, with how often; at most 20.
     pub examples: Vec<(String, u64)>,
 }
 
-/// Judges the pulls of the last 30 days, the latest 100,000 at most, by the policy that `text` is, off
-/// the threads that serve.
+/// What a patch would have changed about the pulls of the last 30 days, the latest 100,000 entries of
+/// the record at most: they are judged by the policy that `text` is and by the file as it is, so that
+/// what has changed anyway since they were recorded is not put down to the patch. It runs off the
+/// threads that serve.
 ///
 /// # Errors
-/// The text is no policy, or record or catalog cannot be read: why.
+/// A text is no policy, or record or catalog cannot be read: why.
 pub async fn forecast(
-    _judge: Arc<dyn Judge>,
-    _reader: Reader,
-    _text: String,
+    judge: Arc<dyn Judge>,
+    reader: Reader,
+    text: String,
     now: Timestamp,
 ) -> Result<Forecast, String> {
-    Ok(Forecast { since: now, ..Forecast::default() })
+    let handle = tokio::runtime::Handle::current();
+    let work = move || handle.block_on(judged(&*judge, &reader, &text, now));
+    tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?
+}
+
+async fn judged(judge: &dyn Judge, reader: &Reader, text: &str, now: Timestamp) -> Result<Forecast, String> {
+    let (before, after) = (judge.compile(&judge.read()?.text)?, judge.compile(text)?);
+    let since = now.checked_sub(BACK).unwrap_or(Timestamp::UNIX_EPOCH);
+    let mut replay = Replay::default();
+    let read = read_pulls(reader, since, Some(MOST), |pull| replay.add(pull));
+    let read = read.await.map_err(|error| error.to_string())?;
+    let gather = async |need: &Need, facts: &mut Facts| judge.gather(need, facts).await;
+    let before = replay.judge(&before.policy, now, gather).await?;
+    let after = replay.judge(&after.policy, now, gather).await?;
+    let unread: u64 = read.unread.values().map(|count| count.pulls).sum();
+    let mut unjudged = Count { references: 0, pulls: unread };
+    for open in after.unjudged.values() {
+        unjudged.references += open.count.references;
+        unjudged.pulls = unjudged.pulls.saturating_add(open.count.pulls);
+    }
+    let allowed = changed(&after.allowed, &before.allowed);
+    let refused = changed(&after.refused, &before.refused);
+    let mut unchanged = after.all;
+    for other in [unjudged_of(&after.unjudged), allowed.count, refused.count] {
+        unchanged.references = unchanged.references.saturating_sub(other.references);
+        unchanged.pulls = unchanged.pulls.saturating_sub(other.pulls);
+    }
+    Ok(Forecast { since, cut: read.cut, allowed, refused, unchanged, unjudged })
+}
+
+fn unjudged_of(open: &std::collections::BTreeMap<&'static str, crate::policy::Unjudged>) -> Count {
+    open.values().fold(Count::default(), |total, one| Count {
+        references: total.references + one.count.references,
+        pulls: total.pulls.saturating_add(one.count.pulls),
+    })
+}
+
+/// What changes under the one policy and did not under the other.
+fn changed(after: &[crate::policy::Changed], before: &[crate::policy::Changed]) -> Changed {
+    let key = |one: &crate::policy::Changed| (one.reference.clone(), one.span.clients.clone(), one.old.0);
+    let already: BTreeSet<_> = before.iter().map(key).collect();
+    let fresh: Vec<_> = after.iter().filter(|one| !already.contains(&key(one))).collect();
+    let mut pulls: std::collections::BTreeMap<&str, u64> = std::collections::BTreeMap::new();
+    for one in &fresh {
+        *pulls.entry(&*one.reference).or_default() += one.span.pulls;
+    }
+    let clients: BTreeSet<&Arc<str>> = fresh.iter().flat_map(|one| &one.span.clients).collect();
+    let count = Count { references: pulls.len(), pulls: pulls.values().sum() };
+    let mut examples: Vec<(String, u64)> =
+        pulls.into_iter().map(|(reference, pulls)| (reference.to_owned(), pulls)).collect();
+    examples.sort_by(|one, other| other.1.cmp(&one.1).then_with(|| one.0.cmp(&other.0)));
+    examples.truncate(EXAMPLES);
+    Changed { count, clients: clients.len(), examples }
 }

@@ -235,6 +235,7 @@ impl From<GroupRow> for Group {
             kind: row.kind,
             subject: Subject { reference: row.reference, reason },
             reason: row.reason,
+            reasons: row.reasons,
             verdict: row.verdict,
             registry: row.registry,
             repository: row.repository,

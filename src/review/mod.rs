@@ -13,6 +13,7 @@ mod judge;
 mod lists;
 mod patch;
 mod project;
+pub(crate) mod record;
 mod rows;
 mod schema;
 mod store;
@@ -21,9 +22,10 @@ mod tests;
 mod values;
 
 pub use error::Error;
-pub use forecast::{Changed, Forecast, Pulls, forecast};
+pub use forecast::{Changed, Forecast, forecast};
 pub use judge::{Compiled, Gathered, Judge, PolicyFile};
 pub use patch::{Outcome, OutcomeKind, Patch, PatchError, outcomes, propose};
+pub use record::{Read, read_pulls};
 pub use store::Review;
 pub use values::{
     Alert, Bucket, Client, ClientFilter, ClientOrder, Cursor, Drift, ExceptionUse, Group, GroupKind,

@@ -1,6 +1,10 @@
 //! What each event changes. Rows are read once, changed in memory in the order of the events, and
 //! written together with the place reached: one transaction a batch.
 
+mod noticed;
+mod room;
+mod write;
+
 use std::collections::HashMap;
 use std::hash::Hash;
 
@@ -9,7 +13,7 @@ use sqlx::{Connection as _, Row as _};
 use ulid::Ulid;
 
 use super::event::{Body, Client, Reason};
-use super::rows::{ClientRow, GroupRow, MetRow, OTHERS, group_key, json};
+use super::rows::{ClientRow, GroupRow, MetRow, OTHERS, group_key};
 use super::values::{Group, GroupKind, State};
 use crate::audit::{Action, Reader, Written};
 
@@ -22,8 +26,6 @@ pub(super) const HOUR_TALLIES_KEPT: i64 = 8 * DAY;
 const DAY_TALLIES_KEPT: i64 = 400 * DAY;
 /// So many references of a flood are shown.
 const SAMPLE: usize = 32;
-/// So many rows of the lists are kept.
-const LISTED: i64 = 100_000;
 /// So many rows are kept in memory between batches.
 const CACHED: usize = 8192;
 /// So many decisions are remembered, twice: repeats of an older one look it up in the record.
@@ -216,15 +218,15 @@ impl Projector {
     ) -> Result<()> {
         match &*written.kind {
             "admin" => self.admin(work, body).await,
-            "alert" => alert(work, written.seq, body).await,
+            "alert" => noticed::alert(work, written.seq, body).await,
             "decision" => self.decision(work, body).await,
-            "drift" => drift(work, written.seq, body).await,
-            "exception" => exception(work, body).await,
+            "drift" => noticed::drift(work, written.seq, body).await,
+            "exception" => noticed::exception(work, body).await,
             "flood" => self.flood(work, body).await,
-            "recall" => recall(work, body).await,
+            "recall" => noticed::recall(work, body).await,
             "repeat" => self.repeat(work, reader, body).await,
             "transfer" => self.transfer(work, reader, body).await,
-            "upstream" => upstream(work, written.seq, body).await,
+            "upstream" => noticed::upstream(work, written.seq, body).await,
             _ => Ok(()),
         }
     }
@@ -254,6 +256,8 @@ impl Projector {
             row.digest =
                 image.digest.clone().or_else(|| image.digest_requested.clone()).or(row.digest.take());
             row.source = body.policy.as_ref().and_then(|policy| policy.source.clone());
+            row.reasons = body.reasons.iter().map(|reason| reason.code.clone()).collect();
+            row.reasons.dedup();
             row.latest.clone_from(&body.id);
             row.message.clone_from(&reason.text);
             row.remedy.clone_from(&reason.remedy);
@@ -538,164 +542,6 @@ impl Projector {
         }
     }
 
-    /// Makes room: what was met once and nobody reviewed is counted together from now on, else what
-    /// was met least lately and nobody reviewed, else what was dealt with.
-    async fn forget_groups(&mut self, work: &mut SqliteConnection) -> Result<()> {
-        self.flush(work).await?;
-        let many = (self.bounds.groups / 64).max(1);
-        let mut gone = Vec::new();
-        for sql in [
-            "SELECT * FROM refused WHERE count = 1 AND state = 'new' AND note IS NULL AND kind <> 'others' \
-             ORDER BY last, id LIMIT $1",
-            "SELECT * FROM refused WHERE state = 'new' AND note IS NULL AND kind <> 'others' \
-             ORDER BY last, id LIMIT $1",
-            "SELECT * FROM refused WHERE kind <> 'others' ORDER BY state = 'acknowledged', last, id LIMIT $1",
-        ] {
-            gone = sqlx::query(sql).bind(many).fetch_all(&mut *work).await?;
-            if !gone.is_empty() {
-                break;
-            }
-        }
-        let mut others: Option<GroupRow> = None;
-        let key = group_key(GroupKind::Others, "", "");
-        for row in &gone {
-            let row = GroupRow::read(row)?;
-            for sql in ["DELETE FROM met WHERE refused = $1", "DELETE FROM refused WHERE id = $1"] {
-                sqlx::query(sql).bind(row.id).execute(&mut *work).await?;
-            }
-            self.groups.remove(&row.key);
-            self.met.retain(|(group, _), _| *group != row.id);
-            self.groups_held -= 1;
-            match &mut others {
-                Some(others) => {
-                    others.count = others.count.saturating_add(row.count);
-                    others.first = others.first.min(row.first);
-                    others.last = others.last.max(row.last);
-                    others.latest = row.latest;
-                }
-                None => others = Some(row),
-            }
-        }
-        if let Some(gone) = others {
-            let row = match GroupRow::load(work, &key).await? {
-                Some(row) => row,
-                None => {
-                    self.groups_held += 1;
-                    let id = self.next_group;
-                    self.next_group += 1;
-                    let reference = "references met long ago, counted together";
-                    GroupRow { id, ..group(&key, GroupKind::Others, reference, "", gone.first) }
-                }
-            };
-            let mut row = row;
-            row.count = row.count.saturating_add(gone.count);
-            row.first = row.first.min(gone.first);
-            row.last = row.last.max(gone.last);
-            row.verdict = gone.verdict;
-            row.latest = gone.latest;
-            row.state = State::Acknowledged;
-            row.save(work).await?;
-        }
-        Ok(())
-    }
-
-    async fn forget_clients(&mut self, work: &mut SqliteConnection) -> Result<()> {
-        self.flush(work).await?;
-        let many = (self.bounds.clients / 64).max(1);
-        let gone = sqlx::query("SELECT * FROM client WHERE who <> $1 ORDER BY last, id LIMIT $2")
-            .bind(OTHERS)
-            .bind(many)
-            .fetch_all(&mut *work)
-            .await?;
-        let mut others = match ClientRow::load(work, OTHERS).await? {
-            Some(row) => row,
-            None => {
-                self.clients_held += 1;
-                let id = self.next_client;
-                self.next_client += 1;
-                ClientRow { first: i64::MAX, last: 0, ..client(id, OTHERS) }
-            }
-        };
-        for row in &gone {
-            let row = ClientRow::read(row)?;
-            for sql in ["DELETE FROM met WHERE client = $1", "DELETE FROM client WHERE id = $1"] {
-                sqlx::query(sql).bind(row.id).execute(&mut *work).await?;
-            }
-            self.clients.remove(&row.who);
-            self.met.retain(|(_, client), _| *client != row.id);
-            self.clients_held -= 1;
-            others.pulls = others.pulls.saturating_add(row.pulls);
-            others.refusals = others.refusals.saturating_add(row.refusals);
-            others.bytes = others.bytes.saturating_add(row.bytes);
-            others.first = others.first.min(row.first);
-            others.last = others.last.max(row.last);
-            others.last_refused = others.last_refused.max(row.last_refused);
-        }
-        others.save(work).await?;
-        self.clients.remove(OTHERS);
-        Ok(())
-    }
-
-    /// Writes what was changed in memory.
-    async fn flush(&mut self, work: &mut SqliteConnection) -> Result<()> {
-        for slot in self.groups.values_mut().filter(|slot| slot.dirty) {
-            slot.row.save(work).await?;
-            slot.dirty = false;
-        }
-        for slot in self.clients.values_mut().filter(|slot| slot.dirty) {
-            slot.row.save(work).await?;
-            slot.dirty = false;
-        }
-        for (pair, slot) in self.met.iter_mut().filter(|(_, slot)| slot.dirty) {
-            slot.row.save(work, *pair).await?;
-            slot.dirty = false;
-        }
-        for ((step, at), gain) in self.buckets.drain() {
-            gain.save(work, step, at).await?;
-        }
-        for ((what, step, at, id), count) in self.tallies.drain() {
-            sqlx::query(
-                "INSERT INTO tally (what, step, at, id, count) VALUES ($1, $2, $3, $4, $5) \
-                 ON CONFLICT (what, step, at, id) DO UPDATE SET count = count + excluded.count",
-            )
-            .bind(what)
-            .bind(step)
-            .bind(at)
-            .bind(id)
-            .bind(count)
-            .execute(&mut *work)
-            .await?;
-        }
-        Ok(())
-    }
-
-    /// Removes what is older than it is kept.
-    async fn prune(&self, work: &mut SqliteConnection) -> Result<()> {
-        sqlx::query("DELETE FROM bucket WHERE step = $1 AND at < $2")
-            .bind(HOUR)
-            .bind(horizon(self.newest, HOURS_KEPT))
-            .execute(&mut *work)
-            .await?;
-        for (step, kept) in [(HOUR, HOUR_TALLIES_KEPT), (DAY, DAY_TALLIES_KEPT)] {
-            for what in [0, 1] {
-                sqlx::query("DELETE FROM tally WHERE what = $1 AND step = $2 AND at < $3")
-                    .bind(what)
-                    .bind(step)
-                    .bind(horizon(self.newest, kept))
-                    .execute(&mut *work)
-                    .await?;
-            }
-        }
-        for sql in [
-            "DELETE FROM drift WHERE seq <= (SELECT seq FROM drift ORDER BY seq DESC LIMIT 1 OFFSET $1)",
-            "DELETE FROM upstream WHERE seq <= (SELECT seq FROM upstream ORDER BY seq DESC LIMIT 1 OFFSET $1)",
-            "DELETE FROM alert WHERE seq <= (SELECT seq FROM alert ORDER BY seq DESC LIMIT 1 OFFSET $1)",
-        ] {
-            sqlx::query(sql).bind(LISTED).execute(&mut *work).await?;
-        }
-        Ok(())
-    }
-
     fn trim(&mut self) {
         if self.groups.len() > CACHED {
             self.groups.clear();
@@ -729,6 +575,7 @@ fn group(key: &str, kind: GroupKind, reference: &str, reason: &str, first: i64) 
         kind,
         reference: reference.to_owned(),
         reason: reason.to_owned(),
+        reasons: Vec::new(),
         verdict: String::new(),
         registry: None,
         repository: None,
@@ -801,140 +648,6 @@ impl Gain {
         *field += 1;
         *moved = moved.saturating_add(bytes);
     }
-
-    async fn save(&self, work: &mut SqliteConnection, step: i64, at: i64) -> Result<()> {
-        sqlx::query(
-            "INSERT INTO bucket (step, at, allow, warn, hold, deny, hits, misses, stale, offline, \
-             bytes_cached, bytes_fetched) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
-             ON CONFLICT (step, at) DO UPDATE SET allow = allow + excluded.allow, \
-             warn = warn + excluded.warn, hold = hold + excluded.hold, deny = deny + excluded.deny, \
-             hits = hits + excluded.hits, misses = misses + excluded.misses, \
-             stale = stale + excluded.stale, offline = offline + excluded.offline, \
-             bytes_cached = bytes_cached + excluded.bytes_cached, \
-             bytes_fetched = bytes_fetched + excluded.bytes_fetched",
-        )
-        .bind(step)
-        .bind(at)
-        .bind(self.allow)
-        .bind(self.warn)
-        .bind(self.hold)
-        .bind(self.deny)
-        .bind(self.hits)
-        .bind(self.misses)
-        .bind(self.stale)
-        .bind(self.offline)
-        .bind(self.bytes_cached)
-        .bind(self.bytes_fetched)
-        .execute(work)
-        .await?;
-        Ok(())
-    }
-}
-
-async fn drift(work: &mut SqliteConnection, seq: i64, body: &Body) -> Result<()> {
-    let Some(image) = &body.image else { return Ok(()) };
-    sqlx::query(
-        "INSERT OR IGNORE INTO drift (seq, id, time, registry, repository, tag, locked, current) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-    )
-    .bind(seq)
-    .bind(&body.id)
-    .bind(body.time())
-    .bind(image.registry.as_deref().unwrap_or_default())
-    .bind(image.repository.as_deref().unwrap_or_default())
-    .bind(image.tag.as_deref().unwrap_or_default())
-    .bind(&image.previous_digest)
-    .bind(&image.digest)
-    .execute(work)
-    .await?;
-    Ok(())
-}
-
-async fn upstream(work: &mut SqliteConnection, seq: i64, body: &Body) -> Result<()> {
-    let Some(upstream) = &body.upstream else { return Ok(()) };
-    let image = body.image.as_ref();
-    sqlx::query(
-        "INSERT OR IGNORE INTO upstream (seq, id, time, registry, state, text, repository, digest) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-    )
-    .bind(seq)
-    .bind(&body.id)
-    .bind(body.time())
-    .bind(&upstream.registry)
-    .bind(&upstream.state)
-    .bind(&upstream.text)
-    .bind(image.and_then(|image| image.repository.as_deref()))
-    .bind(image.and_then(|image| image.digest.as_deref()))
-    .execute(work)
-    .await?;
-    Ok(())
-}
-
-async fn alert(work: &mut SqliteConnection, seq: i64, body: &Body) -> Result<()> {
-    let Some(alert) = &body.alert else { return Ok(()) };
-    sqlx::query(
-        "INSERT OR IGNORE INTO alert (seq, id, time, rule, text, count, of, reference) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-    )
-    .bind(seq)
-    .bind(&body.id)
-    .bind(body.time())
-    .bind(&alert.rule)
-    .bind(&alert.text)
-    .bind(number(Some(alert.count)))
-    .bind(&alert.of)
-    .bind(body.subject.as_ref().map(|subject| &*subject.reference))
-    .execute(work)
-    .await?;
-    Ok(())
-}
-
-async fn exception(work: &mut SqliteConnection, body: &Body) -> Result<()> {
-    let Some(exception) = &body.exception else { return Ok(()) };
-    let (time, used) = (body.time(), exception.result == "used");
-    sqlx::query(
-        "INSERT INTO exception (id, image, waive, expires, result, changed, last_used, last_decision, used, \
-         needed, unneeded) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
-         ON CONFLICT (id) DO UPDATE SET image = excluded.image, waive = excluded.waive, \
-         expires = COALESCE(excluded.expires, expires), result = COALESCE(excluded.result, result), \
-         changed = COALESCE(excluded.changed, changed), \
-         last_used = COALESCE(excluded.last_used, last_used), \
-         last_decision = COALESCE(excluded.last_decision, last_decision), used = used + excluded.used, \
-         needed = needed + excluded.needed, unneeded = unneeded + excluded.unneeded",
-    )
-    .bind(&exception.id)
-    .bind(body.image.as_ref().map(|image| &*image.reference).unwrap_or_default())
-    .bind(json(&exception.waive))
-    .bind(&exception.expires)
-    .bind((!used).then_some(&exception.result))
-    .bind((!used).then_some(time))
-    .bind(used.then_some(time))
-    .bind(&exception.of)
-    .bind(i64::from(used))
-    .bind(i64::from(used && exception.needed == Some(true)))
-    .bind(i64::from(used && exception.needed == Some(false)))
-    .execute(work)
-    .await?;
-    Ok(())
-}
-
-async fn recall(work: &mut SqliteConnection, body: &Body) -> Result<()> {
-    let Some(recall) = &body.recall else { return Ok(()) };
-    sqlx::query(
-        "INSERT INTO recall (id, reason, names, replaced, result, first, changed) \
-         VALUES ($1, $2, $3, $4, $5, $6, $6) \
-         ON CONFLICT (id) DO UPDATE SET reason = excluded.reason, names = excluded.names, \
-         replaced = excluded.replaced, result = excluded.result, changed = excluded.changed",
-    )
-    .bind(&recall.id)
-    .bind(&recall.reason)
-    .bind(json(&recall.names))
-    .bind(&recall.replace)
-    .bind(&recall.result)
-    .bind(body.time())
-    .execute(work)
-    .await?;
-    Ok(())
 }
 
 fn number(value: Option<u64>) -> i64 {

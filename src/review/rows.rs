@@ -20,6 +20,7 @@ pub(super) struct GroupRow {
     pub(super) kind: GroupKind,
     pub(super) reference: String,
     pub(super) reason: String,
+    pub(super) reasons: Vec<String>,
     pub(super) verdict: String,
     pub(super) registry: Option<String>,
     pub(super) repository: Option<String>,
@@ -54,7 +55,7 @@ pub(super) fn group_key(kind: GroupKind, reference: &str, reason: &str) -> Strin
 
 impl GroupRow {
     pub(super) fn read(row: &SqliteRow) -> Result<Self> {
-        let words: String = row.try_get("sample")?;
+        let (words, reasons): (String, String) = (row.try_get("sample")?, row.try_get("reasons")?);
         let (kind, state): (String, String) = (row.try_get("kind")?, row.try_get("state")?);
         Ok(Self {
             id: row.try_get("id")?,
@@ -62,6 +63,7 @@ impl GroupRow {
             kind: GroupKind::parse(&kind).unwrap_or(GroupKind::Refused),
             reference: row.try_get("reference")?,
             reason: row.try_get("reason")?,
+            reasons: words_of(&reasons),
             verdict: row.try_get("verdict")?,
             registry: row.try_get("registry")?,
             repository: row.try_get("repository")?,
@@ -94,16 +96,17 @@ impl GroupRow {
 
     pub(super) async fn save(&self, connection: &mut SqliteConnection) -> Result<()> {
         sqlx::query(
-            "REPLACE INTO refused (id, key, kind, reference, reason, verdict, registry, repository, tag, \
+            "REPLACE INTO refused (id, key, kind, reference, reason, reasons, verdict, registry, repository, tag, \
              digest, source, count, first, last, clients, latest, message, remedy, sample, state, note, \
              changed_by, changed, reopened, since_change, newly) \
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )
         .bind(self.id)
         .bind(&self.key)
         .bind(self.kind.as_str())
         .bind(&self.reference)
         .bind(&self.reason)
+        .bind(json(&self.reasons))
         .bind(&self.verdict)
         .bind(&self.registry)
         .bind(&self.repository)
@@ -241,25 +244,6 @@ impl MetRow {
             })
         })
         .transpose()
-    }
-
-    pub(super) async fn save(
-        &self,
-        connection: &mut SqliteConnection,
-        (refused, client): (i64, i64),
-    ) -> Result<()> {
-        sqlx::query(
-            "REPLACE INTO met (refused, client, runtime, count, first, last) VALUES (?, ?, ?, ?, ?, ?)",
-        )
-        .bind(refused)
-        .bind(client)
-        .bind(&self.runtime)
-        .bind(self.count)
-        .bind(self.first)
-        .bind(self.last)
-        .execute(connection)
-        .await
-        .map(|_| ())
     }
 }
 

@@ -20,6 +20,7 @@ CREATE TABLE refused (
     kind         TEXT   NOT NULL,
     reference    TEXT   NOT NULL,
     reason       TEXT   NOT NULL,
+    reasons      TEXT   NOT NULL,
     verdict      TEXT   NOT NULL,
     registry     TEXT,
     repository   TEXT,

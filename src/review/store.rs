@@ -21,6 +21,9 @@ use crate::clock::Clock;
 /// After a failure it is tried again so much later.
 const RETRY: Duration = Duration::from_secs(5);
 
+/// While it is behind, so many events are counted in one transaction, at least.
+const BEHIND: usize = 2048;
+
 /// The projection. Cloning shares it.
 #[derive(Clone, Debug)]
 pub struct Review(Arc<Inner>);
@@ -126,7 +129,12 @@ impl Review {
             .progress
             .send_modify(|progress| *progress = Progress { seq: projector.seq(), goal, ended: false });
         let mut follow = log.follow(projector.seq());
-        while let Some(batch) = follow.next().await.map_err(Failed::Record)? {
+        while let Some(mut batch) = follow.next().await.map_err(Failed::Record)? {
+            // Far behind, more of it at once changes the same rows less often.
+            while follow.after() < goal && batch.len() < BEHIND {
+                let Some(more) = follow.next().await.map_err(Failed::Record)? else { break };
+                batch.extend(more);
+            }
             self.count(&mut projector, log, &batch).await?;
         }
         Ok(())

@@ -82,6 +82,8 @@ pub struct Group {
     pub subject: Subject,
     /// The reason's word, also one that this version does not know.
     pub reason: String,
+    /// Everything the latest was refused for, *the* reason first.
+    pub reasons: Vec<String>,
     /// `deny`, `hold` or `warn`: that of the latest.
     pub verdict: String,
     /// The registry, where the name could be read.

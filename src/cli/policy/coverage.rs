@@ -7,11 +7,12 @@ use jiff::Timestamp;
 use owo_colors::OwoColorize as _;
 use serde_json::json;
 
-use super::record::{self, Given, Read};
+use super::given::{Given, given};
 use super::{Exit, Failure};
-use crate::audit::{printable, printable_json};
+use crate::audit::{Reader, printable, printable_json};
 use crate::cli::log::Since;
 use crate::policy::{Coverage, Policy, Rule};
+use crate::review::{Read, read_pulls};
 use crate::settings::{gateway, policy};
 
 /// Shows which sources, tag patterns, pins and exceptions nobody met for a while: candidates for removal.
@@ -50,7 +51,7 @@ pub(super) struct Arguments {
 
 /// Runs the command.
 pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<Exit, Failure> {
-    let Given { policy, folder, now } = record::given(&arguments.policy, &arguments.config)?;
+    let Given { policy, folder, now } = given(&arguments.policy, &arguments.config)?;
     crate::cli::block_on(show(arguments, &policy, &folder, now, out))?
 }
 
@@ -63,7 +64,7 @@ async fn show(
 ) -> Result<Exit, Failure> {
     let since = arguments.since.moment(now);
     let mut coverage = Coverage::new(policy);
-    let read = record::read(folder, since, |pull| coverage.add(&pull)).await?;
+    let read = read_pulls(&Reader::open(folder).await?, since, None, |pull| coverage.add(&pull)).await?;
     let rules = coverage.rules();
     if arguments.json {
         for rule in &rules {
@@ -120,8 +121,8 @@ fn object(rule: &Rule) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::policy::record::tests::{NOW, folder};
     use crate::policy::Code;
+    use crate::review::record::tests::{NOW, folder};
 
     async fn shown(folder: &Path, text: &str, all: bool, json: bool) -> String {
         let file = folder.join("policy.toml");

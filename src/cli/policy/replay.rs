@@ -7,15 +7,16 @@ use jiff::Timestamp;
 use owo_colors::OwoColorize as _;
 use serde_json::{Value, json};
 
-use super::record::{self, Given, Read};
+use super::given::{Given, given};
 use super::{Exit, Failure};
-use crate::audit::{printable, printable_json};
+use crate::audit::{Reader, printable, printable_json};
 use crate::catalog::{self, Catalog};
 use crate::cli::check;
 use crate::cli::log::Since;
 use crate::clock::Clock;
 use crate::policy::{Changed, Count, Facts, Need, Policy, Replay, Replayed};
 use crate::pull::CatalogFacts;
+use crate::review::{Read, read_pulls};
 use crate::settings::gateway;
 
 /// So many references of one kind are shown to a person.
@@ -56,7 +57,7 @@ pub(super) struct Arguments {
 
 /// Runs the command.
 pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<Exit, Failure> {
-    let Given { policy, folder, now } = record::given(&arguments.policy, &arguments.config)?;
+    let Given { policy, folder, now } = given(&arguments.policy, &arguments.config)?;
     crate::cli::block_on(show(arguments, &policy, &folder, now, out))?
 }
 
@@ -69,7 +70,7 @@ async fn show(
 ) -> Result<Exit, Failure> {
     let since = arguments.since.moment(now);
     let mut replay = Replay::default();
-    let read = record::read(folder, since, |pull| replay.add(pull)).await?;
+    let read = read_pulls(&Reader::open(folder).await?, since, None, |pull| replay.add(pull)).await?;
     let held = match Catalog::open_read_only(folder, Clock::system()).await {
         Ok(catalog) => Some(CatalogFacts::new(catalog, folder.join("content"))),
         Err(catalog::Error::Absent(_)) => None,
@@ -209,8 +210,8 @@ fn changed(changed: &Changed) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::policy::record::tests::{NOW, folder};
     use crate::policy::Code;
+    use crate::review::record::tests::{NOW, folder};
 
     const HEAD: &str =
         "name = \"t\"\nrevision = \"1\"\n[[source]]\nid = \"hub\"\nmatch = \"docker.io/library/*\"\n";

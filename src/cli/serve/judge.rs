@@ -48,3 +48,6 @@ impl Judge for FileJudge {
         Box::pin(async move { self.held.gather(need, facts).await.map_err(|error| error.to_string()) })
     }
 }
+
+#[cfg(test)]
+mod tests;

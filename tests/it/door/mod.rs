@@ -23,6 +23,7 @@ mod refusal;
 mod reload;
 mod remedy;
 mod replay;
+mod review;
 mod rules;
 mod running;
 mod siege;

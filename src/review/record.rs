@@ -1,55 +1,49 @@
 //! Recorded pulls, read from the log for a policy to judge them again.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::Failure;
 use crate::audit::{Entry, Error, Filter, Order, Reader};
-use crate::clock::Clock;
 use crate::oci::{Digest, Name};
-use crate::policy::{Asked, Code, Count, Policy, Recorded, Verdict};
-use crate::settings::{gateway, policy};
+use crate::policy::{Asked, Code, Count, Recorded, Verdict};
 
 /// What was read.
 #[derive(Debug, Default)]
-pub(super) struct Read {
+pub struct Read {
     /// When the record begins; none when it is empty.
-    pub(super) begins: Option<Timestamp>,
+    pub begins: Option<Timestamp>,
     /// Entries that say too little to be judged again, by why.
-    pub(super) unread: BTreeMap<&'static str, Count>,
+    pub unread: BTreeMap<&'static str, Count>,
+    /// Whether there were more than `most`.
+    pub cut: bool,
 }
 
-/// The policy and the data folder that a command on the record is about, and the time it runs at.
-pub(super) struct Given {
-    pub(super) policy: Policy,
-    pub(super) folder: PathBuf,
-    pub(super) now: Timestamp,
-}
-
-/// Reads a policy file and where the record is.
-pub(super) fn given(policy: &Path, config: &Path) -> Result<Given, Failure> {
-    let policy = policy::load(policy).map_err(Failure::unjudged)?;
-    let settings = gateway::load(config).map_err(Failure::unjudged)?;
-    Ok(Given { policy, folder: settings.storage.path, now: Clock::system().now() })
-}
-
-/// Hands every recorded pull since a moment to `take`, page by page.
-pub(super) async fn read(
-    folder: &Path,
+/// Hands every recorded pull since a moment to `take`, page by page; of more than `most` the latest.
+///
+/// # Errors
+/// `Read` when the record cannot be read.
+pub async fn read_pulls(
+    reader: &Reader,
     since: Timestamp,
+    most: Option<usize>,
     mut take: impl FnMut(Recorded),
 ) -> Result<Read, Error> {
-    let reader = Reader::open(folder).await?;
     let mut read = Read::default();
     let oldest = Filter { limit: Some(1), order: Order::OldestFirst, ..Filter::default() };
     if let Some(entry) = reader.entries(oldest).next().await? {
         read.begins = time(&entry, "time");
     }
-    let mut entries = reader.entries(Filter { since: Some(since), ..Filter::default() });
+    let order = if most.is_some() { Order::NewestFirst } else { Order::OldestFirst };
+    let mut entries = reader.entries(Filter { since: Some(since), order, ..Filter::default() });
+    let mut taken = 0;
     while let Some(entry) = entries.next().await? {
+        if most.is_some_and(|most| taken >= most) {
+            read.cut = true;
+            break;
+        }
+        taken += 1;
         match recorded(&entry) {
             Ok(pull) => take(pull),
             Err(None) => {}
@@ -123,11 +117,12 @@ fn time(entry: &Entry, key: &str) -> Option<Timestamp> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use tempfile::TempDir;
 
     use super::*;
     use crate::audit::{Draft, Http, Image, Judged, Judgement, Log, OnFull, PolicyStamp, Sentence, Settings};
+    use crate::clock::Clock;
     use crate::identity::{Attribution, Caller, Class};
     use crate::oci::{Ask, What};
     use crate::policy::{Reason, Trace};
