@@ -214,7 +214,7 @@ impl Courier {
                         if batch.items.is_empty() {
                             due = Instant::now() + self.linger;
                         }
-                        self.take(&mut batch, event);
+                        self.take(&mut batch, &event);
                         if batch.items.len() >= self.most_items || batch.bytes >= BYTES {
                             self.bring(&mut batch, stop).await?;
                         }
@@ -233,7 +233,7 @@ impl Courier {
         }
     }
 
-    fn take(&mut self, batch: &mut Batch, event: Written) {
+    fn take(&mut self, batch: &mut Batch, event: &Written) {
         let before = batch.last.seq.max(self.cursor.place().seq);
         if before > 0 && event.seq > before + 1 {
             let missed = event.seq - before - 1;
@@ -247,7 +247,7 @@ impl Courier {
         let id = value.get("id").and_then(Value::as_str).map_or_else(|| id_of(&event.body), str::to_owned);
         batch.last = Place { seq: event.seq, id: id.clone() };
         if self.settings.events.iter().any(|wanted| wanted.holds(&event.kind, &value)) {
-            let line = self.settings.format.line(&event, &value);
+            let line = self.settings.format.line(event, &value);
             batch.bytes += line.len();
             batch.items.push(Item { id, value, line });
         }
