@@ -69,7 +69,7 @@ impl Answer {
     }
 
     /// To be kept under this name.
-    pub(super) fn as_file(mut self, name: impl Into<String>) -> Self {
+    pub(super) fn kept_as(mut self, name: impl Into<String>) -> Self {
         self.file_name = Some(name.into());
         self
     }

@@ -85,7 +85,7 @@ impl Console {
             None => Vec::new(),
         };
         let path = format!("/d/{ulid}");
-        let body = markup(&entry, &path, group.as_ref(), met, history);
+        let body = markup(&entry, &path, group.as_ref(), met, &history);
         Ok(page(visitor, "/log", &title(&entry), &body))
     }
 }
@@ -133,13 +133,7 @@ pub(super) fn headline(entry: &Entry) -> &'static str {
     }
 }
 
-fn markup(
-    entry: &Entry,
-    path: &str,
-    group: Option<&Group>,
-    met: Vec<Met>,
-    history: Vec<HistoryRow>,
-) -> Markup {
+fn markup(entry: &Entry, path: &str, group: Option<&Group>, met: Vec<Met>, history: &[HistoryRow]) -> Markup {
     let text = |path: &[&str]| entry.text(path);
     let reasons = entry.event.get("reasons").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let remedies: Vec<&str> = reasons
@@ -205,7 +199,7 @@ fn markup(
         }
         @if !history.is_empty() {
             h2 { "What this tag was" }
-            (history_listing(&history).table())
+            (history_listing(history).table())
         }
         h2 { "Proof" }
         dl.facts {

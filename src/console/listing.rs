@@ -207,7 +207,7 @@ impl Listing {
                 for row in &self.rows {
                     text.push_str(&csv(row.iter().map(Cell::plain)));
                 }
-                Ok(Answer::of(Media::Csv, text).as_file(format!("{}.csv", self.file)))
+                Ok(Answer::of(Media::Csv, text).kept_as(format!("{}.csv", self.file)))
             }
             Format::Json => {
                 let mut object = more;

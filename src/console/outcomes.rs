@@ -129,7 +129,7 @@ impl Console {
         match format {
             Format::Patch => {
                 let name = format!("{}-{}.patch", kind.as_str(), group.key);
-                return Ok(Answer::of(Media::Patch, patch.diff).as_file(name));
+                return Ok(Answer::of(Media::Patch, patch.diff).kept_as(name));
             }
             Format::Csv => {
                 return Err(Trouble::Invalid("A patch has the formats html, json and patch.".to_owned()));

@@ -150,14 +150,14 @@ impl Console {
             h2 { "Who pulled it" }
             (short(pulled).markup(&path, &query))
             h2 { "Who asked for it since, and was refused" }
-            (part(short(pulls("Refused since the recall", "refused", &report.refused)), "Nobody asked for it since."))
+            (part(&short(pulls("Refused since the recall", "refused", &report.refused)), "Nobody asked for it since."))
             h2 { "Who pulled the replacement" }
             @match &report.replaced {
                 None => p.empty { "The recall names no replacement." },
                 Some(replaced) => (uptake(&report, replaced)),
             }
             h2 { "What it covers here" }
-            (part(short(holders(&report)), "Nothing that it covers was ever held here."))
+            (part(&short(holders(&report)), "Nothing that it covers was ever held here."))
         };
         Ok(page(visitor, "/recalls", &format!("Recall {}", recall.id), &body))
     }
@@ -168,7 +168,7 @@ fn link_to(id: &str) -> String {
     format!("/recalls/{}", encoded.replace('+', "%20"))
 }
 
-fn part(listing: Listing, none: &'static str) -> Markup {
+fn part(listing: &Listing, none: &'static str) -> Markup {
     html! { @if listing.rows.is_empty() { p.empty { (none) } } @else { (listing.table()) } }
 }
 
@@ -190,7 +190,7 @@ fn uptake(report: &RecallReport, replaced: &[Pulls]) -> Markup {
     let both = hit.intersection(&moved).count();
     html! {
         p { (both) " of " (hit.len()) " clients that pulled what is recalled have pulled the replacement." }
-        (part(short(pulls("Who pulled the replacement, the latest first", "replaced", replaced)), "Nobody pulled it yet."))
+        (part(&short(pulls("Who pulled the replacement, the latest first", "replaced", replaced)), "Nobody pulled it yet."))
     }
 }
 

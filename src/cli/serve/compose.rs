@@ -287,14 +287,8 @@ impl Running {
             admin: admin_listener,
             clock: clock.clone(),
         };
-        let reloading = Reloading::start(
-            watched,
-            gate.clone(),
-            Box::new(make_rules),
-            status.clone(),
-            watches,
-            stop.clone(),
-        );
+        let reloading =
+            Reloading::start(watched, gate.clone(), Box::new(make_rules), &status, watches, &stop);
         let probe = Arc::new({
             let (log, store, upstreams, review) =
                 (log.clone(), store.clone(), upstreams.clone(), review.clone());

@@ -183,9 +183,9 @@ impl Reloading {
         watched: Watched,
         gate: Gate,
         make_rules: MakeRules,
-        status: Status,
+        status: &Status,
         watches: Watches,
-        stop: CancellationToken,
+        stop: &CancellationToken,
     ) -> Self {
         let Watched { policy_file, shadow, clients, listener, admin, clock } = watched;
         let (mut policies, policy) = watches.policy;

@@ -213,17 +213,17 @@ fn own_path(text: &str) -> String {
 }
 
 async fn read_form(headers: &HeaderMap, body: Incoming) -> Result<Fields, Reply> {
-    let refuse = |status, sentence| Err(send(console::outside(status, "Not done", sentence)));
+    let refuse = |status, sentence| send(console::outside(status, "Not done", sentence));
     let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let media_type = media_type.split(';').next().unwrap_or_default().trim();
     if !media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
         let sentence = "A form is sent as application/x-www-form-urlencoded.";
-        return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, sentence);
+        return Err(refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, sentence));
     }
     match tokio::time::timeout(BODY_TIME, Limited::new(body, BODY_MAX).collect()).await {
         Ok(Ok(body)) => Ok(Fields::read(&body.to_bytes())),
-        Ok(Err(_)) => refuse(StatusCode::PAYLOAD_TOO_LARGE, "A form has at most 64 KiB."),
-        Err(_) => refuse(StatusCode::REQUEST_TIMEOUT, "The form took too long to arrive."),
+        Ok(Err(_)) => Err(refuse(StatusCode::PAYLOAD_TOO_LARGE, "A form has at most 64 KiB.")),
+        Err(_) => Err(refuse(StatusCode::REQUEST_TIMEOUT, "The form took too long to arrive.")),
     }
 }
 
