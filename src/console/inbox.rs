@@ -17,7 +17,7 @@ use crate::policy::Code;
 use crate::review::{Cursor, Group, GroupKind, InboxFilter, InboxOrder, State, Totals};
 
 /// Groups of one page.
-const PAGE: u32 = 50;
+const PAGE: u32 = 100;
 /// Groups of one page for programs.
 const PAGE_VALUES: u32 = 1000;
 /// After so long without a look a visit is over, and the next look begins another.

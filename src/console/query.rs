@@ -248,7 +248,7 @@ mod tests {
         assert_eq!(again, third);
         assert_eq!(again.previous().unwrap().link("/inbox"), second.link("/inbox"));
         assert_eq!(third.with("reason", "a&b").link("/inbox"), "/inbox?reason=a%26b&state=new");
-        let mut page = first.clone();
+        let mut page = first;
         for number in 0..BACK {
             page = page.next(&format!("{number}.123456789"));
         }

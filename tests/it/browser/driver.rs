@@ -169,7 +169,6 @@ impl Browser {
     }
 }
 
-#[expect(dead_code, reason = "for the pages of the console")]
 impl Browser {
     /// Where it is.
     pub(super) async fn address(&self) -> String {

@@ -3,6 +3,7 @@
 //! Where Chromium is not installed its tests say `skipped: …` and end. axe-core is one script from the npm
 //! registry; `PULLGATE_AXE=PATH` names its `axe.min.js`. `.ci/run` brings both.
 
+mod console;
 mod driver;
 mod refusal;
 
