@@ -71,12 +71,15 @@ fn queries() -> Vec<String> {
 
 #[tokio::test]
 async fn the_documented_metrics_are_those_that_a_gateway_shows() {
-    let pair = Pair::start().await;
+    let alert = "name = \"strange\"\nwhen = \"first_registry\"";
+    let pair = Pair::with(|site| site.with_alert(alert)).await;
     // Families with labels show themselves from their first value on.
     pair.gateway.get("/v2/docker.io/acme/app/manifests/latest").await.expect_denied("tag.denied");
+    pair.gateway.get("/v2/evil.example/x/y/manifests/1.0").await.expect_denied("source.unknown");
     pair.gateway.site.write_policy(&POLICY.replace("revision = \"1\"", "revision = \"2\""));
     let metrics = async || pair.gateway.admin("/metrics").await.1;
     until("the policy is read again", async || metrics().await.contains("result=\"adopted\"")).await;
+    until("the alert is told", async || metrics().await.contains("pullgate_alerts_total{")).await;
     let shown = metrics().await;
     let mut names = BTreeSet::new();
     for line in shown.lines() {

@@ -81,6 +81,7 @@ async fn hours_are_kept_for_ninety_days_and_days_for_good() {
     let days = fixture.review.overview(range.clone(), Step::Day).await.unwrap();
     assert_eq!((days.total.deny, days.references[0].count), (100, 100));
     let hours = fixture.review.overview(range, Step::Hour).await.unwrap();
-    assert_eq!(hours.total.deny, 90 + 1);
+    // The latest event is the checkpoint of a day without refusals.
+    assert_eq!(hours.total.deny, 90);
     fixture.end().await;
 }

@@ -47,7 +47,8 @@ impl Process {
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let told = async {
             let address = told(&mut lines, "listens on https://").await.parse().unwrap();
-            (address, told(&mut lines, "admin   ").await)
+            let console = told(&mut lines, "  console ").await;
+            (address, console.split_once("/ (").unwrap().0.to_owned())
         };
         let (address, admin) = tokio::time::timeout(PATIENCE, told).await.expect("it starts");
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
@@ -61,7 +62,7 @@ impl Process {
 
     /// What the admin listener says.
     pub(crate) async fn admin(&self, path: &str) -> String {
-        let url = self.admin.replace("/readyz", path);
+        let url = format!("{}{path}", self.admin);
         let client = Client::builder().no_proxy().build().unwrap();
         client.get(url).send().await.unwrap().text().await.unwrap()
     }
