@@ -118,6 +118,9 @@ impl Console {
         if query.of("made").is_none() && format == Format::Html {
             return Ok(self.form_page(visitor, &group, kind, &|key| query.of(key), None));
         }
+        if visitor.role != Role::Reviewer {
+            return Err(Trouble::Forbidden);
+        }
         let patch = match self.propose(&group, kind, &|key| query.of(key)).await? {
             Ok(patch) => patch,
             Err(error) if format == Format::Html => {
@@ -155,7 +158,7 @@ impl Console {
             @for warning in &patch.warnings { p.notice { strong { "Mind: " } (shown(warning)) } }
             h2 { "Patch" }
             // Line ends are what a patch is made of; everything else that does not show is escaped.
-            pre tabindex="0" aria-label="Patch" { @for line in patch.diff.lines() { (shown(line)) "\n" } }
+            pre tabindex="0" aria-label="Patch" { @for line in patch.diff.lines() { (written(line)) "\n" } }
             p {
                 a.button href=(query.in_format("patch").link(&path)) { "Download the patch" } " "
                 a href=(query.in_format("json").link(&path)) { "JSON" }
@@ -252,6 +255,11 @@ impl Console {
         };
         page(visitor, "/inbox", &format!("{title}: {}", group.subject.reference), &body)
     }
+}
+
+/// A line of a patch as it stands, so that it can be copied: only what does not show is escaped.
+fn written(line: &str) -> String {
+    line.split('\\').map(shown).collect::<Vec<_>>().join("\\")
 }
 
 fn changed(changed: &Changed) -> serde_json::Value {

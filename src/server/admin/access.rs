@@ -14,7 +14,7 @@ use http::uri::Authority;
 use http::{Request, Uri};
 
 use super::super::listener::Peer;
-use super::attempts::Attempts;
+use super::attempts::{Attempts, Wait};
 use super::sessions::{LIFE, Sessions};
 use crate::audit::Log;
 use crate::clock::Clock;
@@ -144,6 +144,13 @@ impl Access {
         self.settings.hosts.iter().any(|host| host == name)
     }
 
+    /// Whether somebody between passed it on, where nobody logs in: then it is not known who reaches this
+    /// listener, and being on this machine proves nothing.
+    pub(super) fn is_passed_on<B>(&self, request: &Request<B>) -> bool {
+        let told = |name: &str| name == "forwarded" || name == "via" || name.starts_with("x-forwarded-");
+        !self.has_users() && request.headers().keys().any(|name| told(name.as_str()))
+    }
+
     /// Whether a browser sent it on behalf of another site's page, as far as it says.
     pub(super) fn is_foreign<B>(request: &Request<B>) -> bool {
         let headers = request.headers();
@@ -200,7 +207,8 @@ impl Access {
 
     /// Which user has this token.
     async fn by_token(&self, token: &[u8], address: IpAddr) -> Result<usize, Verdict> {
-        if let Some(seconds) = self.attempts.wait(address) {
+        let wait = self.attempts.wait(address);
+        if let Some(Wait { seconds, shared: false }) = wait {
             return Err(Verdict::Throttled(seconds));
         }
         let shown = Digest::sha256(token);
@@ -218,10 +226,14 @@ impl Access {
                 self.attempts.granted(address, name).await;
                 Ok(place)
             }
-            None => {
-                self.attempts.refused(address).await;
-                Err(Verdict::Wrong)
-            }
+            // What many addresses share must not keep out who has a token and comes from none of them.
+            None => match wait {
+                Some(Wait { seconds, .. }) => Err(Verdict::Throttled(seconds)),
+                None => {
+                    self.attempts.refused(address).await;
+                    Err(Verdict::Wrong)
+                }
+            },
         }
     }
 

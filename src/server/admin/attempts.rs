@@ -42,23 +42,33 @@ struct Count {
     left: u64,
 }
 
+/// Too many wrong tokens came.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Wait {
+    pub(super) seconds: u64,
+    /// They came from all the addresses that are not counted apart.
+    pub(super) shared: bool,
+}
+
 impl Attempts {
     pub(super) fn new(log: Log, clock: Clock) -> Self {
         Self { log, clock, folds: Mutex::default() }
     }
 
     /// How long an address has to wait that sent too many wrong tokens.
-    pub(super) fn wait(&self, address: IpAddr) -> Option<u64> {
+    pub(super) fn wait(&self, address: IpAddr) -> Option<Wait> {
         let now = self.clock.now();
         let folds = self.folds.lock().unwrap_or_else(PoisonError::into_inner);
         let apart = folds.get(&(addresses::key(address), None));
         // Whoever has no count of its own while all are taken shares one.
+        let shared = apart.is_none();
         let count = match apart {
             None if folds.len() >= ADDRESSES => folds.get(&(NOBODY, None))?,
             apart => apart?,
         };
         let left = WINDOW - now.duration_since(count.since);
-        (count.all >= WRONG && left.is_positive()).then(|| left.as_secs().unsigned_abs().max(1))
+        let seconds = left.as_secs().unsigned_abs().max(1);
+        (count.all >= WRONG && left.is_positive()).then_some(Wait { seconds, shared })
     }
 
     /// Somebody was let in as this user.
@@ -199,7 +209,7 @@ mod tests {
             assert_eq!(attempts.wait(from), None);
             attempts.refused(from).await;
         }
-        assert_eq!(attempts.wait(from), Some(60));
+        assert_eq!(attempts.wait(from), Some(Wait { seconds: 60, shared: false }));
         assert_eq!(attempts.wait("192.0.2.2".parse().unwrap()), None);
         clock.advance(Duration::from_secs(60));
         assert_eq!(attempts.wait(from), None);

@@ -49,7 +49,10 @@ impl Desk {
     /// Whether a program may read what is for every user.
     pub(super) async fn admit_program(&self, request: &Request<Incoming>, peer: &Peer) -> Result<(), Reply> {
         if !self.access.has_users() {
-            return Ok(());
+            // Away from loopback whoever reaches the listener may ask, by whatever name.
+            let open = self.access.closed().is_some();
+            let foreign = !self.access.is_called_rightly(request) || Access::is_foreign(request);
+            return if open || !foreign { Ok(()) } else { Err(send(misdirected())) };
         }
         match self.access.identify(request, peer).await {
             Verdict::Known(_) => Ok(()),
@@ -64,11 +67,14 @@ impl Desk {
             return send(console::outside(StatusCode::NOT_FOUND, "No console here", &sentence));
         }
         if !self.access.is_called_rightly(&request) {
+            return send(misdirected());
+        }
+        if self.access.is_passed_on(&request) {
             return send(console::outside(
-                StatusCode::MISDIRECTED_REQUEST,
-                "Called by a foreign name",
-                "This address was reached by a name that is not its own, as happens when a web page of somebody \
-                 else's is at work. If the name is yours, add it to [admin] hosts in pullgate.toml.",
+                StatusCode::FORBIDDEN,
+                "Passed on by a proxy",
+                "Where no [[admin.user]] is named, whoever is on this machine may review. This request was passed \
+                 on for somebody else: name users in pullgate.toml, and let the proxy pass their proof on.",
             ));
         }
         let path = request.uri().path();
@@ -299,6 +305,15 @@ fn set_strict(headers: &mut HeaderMap, media_type: &'static str) {
     set(VARY, "Accept, Authorization, Cookie");
     set(X_CONTENT_TYPE_OPTIONS, "nosniff");
     set(X_FRAME_OPTIONS, "DENY");
+}
+
+fn misdirected() -> Answer {
+    console::outside(
+        StatusCode::MISDIRECTED_REQUEST,
+        "Called by a foreign name",
+        "This address was reached by a name that is not its own, as happens when a web page of somebody else's is \
+         at work. If the name is yours, add it to [admin] hosts in pullgate.toml.",
+    )
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::clients::process::{Daemon, Scratch, installed};
 use crate::support::PATIENCE;
+use crate::support::gateway::until;
 
 /// The key under which WebDriver hands an element over.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
@@ -175,16 +176,29 @@ impl Browser {
         self.text_of("/url").await
     }
 
-    /// The first link with these words; presses it.
+    /// Follows the first link with these words.
     pub(super) async fn follow(&self, words: &str) {
         let link = self.find("xpath", &format!("//a[normalize-space()='{words}']")).await;
-        self.press(&link).await;
+        self.leave_by(&link).await;
     }
 
-    /// The first button with these words; presses it.
+    /// Presses the first button with these words, one that leads to another page.
     pub(super) async fn push(&self, words: &str) {
         let button = self.find("xpath", &format!("//button[normalize-space()='{words}']")).await;
-        self.press(&button).await;
+        self.leave_by(&button).await;
+    }
+
+    /// Presses what leads to another page, and waits until that one is there: a press may return while
+    /// the old one still stands, or neither does.
+    async fn leave_by(&self, element: &Element) {
+        self.run("window.left = true", json!([])).await;
+        self.press(element).await;
+        let script = "return window.left === undefined && document.readyState === 'complete'";
+        let body = json!({ "script": script, "args": [] });
+        until("the next page is there", async || {
+            self.ask(Method::POST, "/execute/sync", &body).await.is_ok_and(|there| there == true)
+        })
+        .await;
     }
 
     async fn press(&self, element: &Element) {

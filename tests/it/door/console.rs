@@ -282,6 +282,21 @@ async fn a_session_is_a_cookie_that_ends_when_it_is_idle_or_logged_out() {
 }
 
 #[tokio::test]
+async fn whoever_is_passed_on_by_a_proxy_or_called_by_a_foreign_name_is_not_local() {
+    let pair = Pair::start().await;
+    let browser = Browser::new(&pair.gateway);
+    for name in ["forwarded", "via", "x-forwarded-for", "x-forwarded-host"] {
+        let answer = browser.get("/inbox", &[HTML, (name, "192.0.2.7")]).await;
+        assert_eq!(answer.status, 403, "{name}");
+        assert!(text(&answer).contains("Passed on by a proxy"), "{}", text(&answer));
+    }
+    let tags = "/api/v1/tags/docker.io/acme/app";
+    assert_eq!(browser.get(tags, &[("host", "rebind.evil.example")]).await.status, 421);
+    assert_eq!(browser.get(tags, &[("sec-fetch-site", "cross-site")]).await.status, 421);
+    assert_ne!(browser.get(tags, &[]).await.status, 421);
+}
+
+#[tokio::test]
 async fn wrong_tokens_are_slowed_down_and_fill_no_record() {
     let clock = Clock::manual(morning());
     let pair = Pair::with(|site| with_users(site).with_clock(&clock)).await;
