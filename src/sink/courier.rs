@@ -59,6 +59,11 @@ pub(super) struct Item {
 }
 
 impl Batch {
+    #[cfg(test)]
+    pub(super) fn of(items: Vec<Item>) -> Self {
+        Self { items, ..Self::default() }
+    }
+
     pub(super) fn items(&self) -> &[Item] {
         &self.items
     }

@@ -12,6 +12,7 @@ mod metrics;
 mod settings;
 mod syslog;
 mod tls;
+mod unsent;
 mod webhook;
 
 #[cfg(test)]
