@@ -1,6 +1,6 @@
 //! One rule: what it has met, and whether it calls.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -18,8 +18,11 @@ const MOST: u32 = 30;
 const HOUR: i64 = 3_600_000;
 /// So many subjects are remembered as told.
 const QUIET_MOST: usize = 1024;
-/// So many registries are remembered as seen.
+/// So many registries are remembered as seen, those asked for last.
 const SEEN_MOST: usize = 10_000;
+/// Events come so much out of their order: repeats are told up to a minute late. What is kept from
+/// further ahead than this is of a clock that was set back since.
+const ORDER: i64 = 300_000;
 
 /// What a rule keeps over restarts. Subjects are kept as hashes: their length is bounded, and a file
 /// of names that strangers made up would be no use to anybody.
@@ -30,8 +33,8 @@ pub(super) struct State {
     window: VecDeque<(i64, u64)>,
     /// When it called about a subject.
     told: BTreeMap<String, i64>,
-    /// What it need never call about again.
-    seen: BTreeSet<String>,
+    /// What it need not call about again, that met last at the end.
+    seen: VecDeque<String>,
     /// When the present hour began, and how often it called in it.
     hour: (i64, u32),
 }
@@ -128,12 +131,16 @@ impl State {
         let within = i64::try_from(within.as_millis()).unwrap_or(i64::MAX).max(1000);
         let piece = (within / PIECES).max(1000);
         let place = met.time.div_euclid(piece);
+        let latest = met.time.saturating_add(ORDER).div_euclid(piece);
+        let ahead: u64 = self.window.iter().filter(|(at, _)| *at > latest).map(|(_, count)| *count).sum();
+        self.window.retain(|(at, _)| *at <= latest);
+        let counted = met.count.saturating_add(ahead);
         match self.window.iter_mut().rfind(|(at, _)| *at == place) {
-            Some((_, count)) => *count = count.saturating_add(met.count),
+            Some((_, count)) => *count = count.saturating_add(counted),
             None => {
                 // Repeats are told up to a minute late.
                 let after = self.window.iter().rposition(|(at, _)| *at < place).map_or(0, |found| found + 1);
-                self.window.insert(after, (place, met.count));
+                self.window.insert(after, (place, counted));
             }
         }
         let newest = self.window.back().map_or(place, |(at, _)| *at);
@@ -145,17 +152,24 @@ impl State {
 
     fn call(&mut self, rule: &Settings, met: &Met, candidate: Candidate) -> Option<Call> {
         let key = short(&candidate.key);
+        let latest = met.time.saturating_add(ORDER);
         if candidate.once {
-            if self.seen.contains(&key) || self.seen.len() >= SEEN_MOST {
+            if let Some(known) = self.seen.iter().position(|seen| *seen == key) {
+                self.seen.remove(known);
+                self.seen.push_back(key);
                 return None;
             }
-        } else {
+        } else if let Some(told) = self.told.get_mut(&key) {
+            if *told > latest {
+                *told = met.time;
+            }
             let quiet = i64::try_from(rule.quiet.as_millis()).unwrap_or(i64::MAX);
-            if self.told.get(&key).is_some_and(|told| met.time < told.saturating_add(quiet)) {
+            if met.time < told.saturating_add(quiet) {
                 return None;
             }
         }
         let (began, told) = self.hour;
+        let began = if began > latest { met.time } else { began };
         let (began, told) =
             if met.time.saturating_sub(began) >= HOUR { (met.time, 0) } else { (began, told) };
         self.hour = (began, told.saturating_add(1));
@@ -170,7 +184,10 @@ impl State {
             _ => return None,
         }
         if candidate.once {
-            self.seen.insert(key);
+            if self.seen.len() >= SEEN_MOST {
+                self.seen.pop_front();
+            }
+            self.seen.push_back(key);
         } else {
             if self.told.len() >= QUIET_MOST {
                 let oldest = self.told.iter().min_by_key(|(_, time)| **time).map(|(key, _)| key.clone());
@@ -208,5 +225,75 @@ fn spoken(time: Duration) -> String {
         (0, _) => format!("{} h", seconds / 3600),
         (_, 0) => format!("{} min", seconds / 60),
         _ => format!("{seconds} s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: i64 = 24 * HOUR;
+    const MINUTE: i64 = 60_000;
+
+    fn rule(when: When) -> Settings {
+        Settings { name: "rule".to_owned(), when, quiet: Duration::from_secs(3600) }
+    }
+
+    fn refusal(time: i64, registry: &str, reason: Code) -> Met {
+        let what = What::Refusal(Refusal {
+            reason: reason.as_str().to_owned(),
+            references: vec![format!("{registry}/a/b:1")],
+            registries: vec![registry.to_owned()],
+            ..Refusal::default()
+        });
+        Met { id: String::new(), time, what, count: 1 }
+    }
+
+    #[test]
+    fn after_ten_thousand_registries_a_new_one_calls_and_those_asked_for_again_do_not() {
+        let (rule, mut state) = (rule(When::FirstRegistry), State::default());
+        let mut ask = |number: usize, of: &str| {
+            let time = DAY + i64::try_from(number).unwrap() * HOUR;
+            state.meet(&rule, &refusal(time, of, Code::SourceUnknown)).len()
+        };
+        for number in 0..SEEN_MOST {
+            assert_eq!(ask(number, &format!("r{number}.example")), 1, "{number}");
+        }
+        assert_eq!(ask(SEEN_MOST, "r0.example"), 0, "known, and met last from now on");
+        assert_eq!(ask(SEEN_MOST + 1, "new.example"), 1);
+        assert_eq!(ask(SEEN_MOST + 2, "r0.example"), 0);
+        assert_eq!(ask(SEEN_MOST + 3, "r1.example"), 1, "the oldest made room");
+        let kept = serde_json::to_value(&state).unwrap();
+        assert_eq!(kept["seen"].as_array().unwrap().len(), SEEN_MOST);
+    }
+
+    #[test]
+    fn a_clock_that_ran_ahead_mutes_a_rule_for_no_longer_than_its_own_times() {
+        let recalled = rule(When::Recalled);
+        let mut state = State::default();
+        let mut ask = |time: i64, of: &str| state.meet(&recalled, &refusal(time, of, Code::Recall)).len();
+        let now = 1000 * DAY;
+        assert_eq!(ask(now + 30 * DAY, "a.example"), 1);
+        // More than the hour has room for, while the clock is ahead.
+        let told: usize = (0..40).map(|number| ask(now + 30 * DAY, &format!("r{number}.example"))).sum();
+        assert_eq!(told, 30);
+        assert_eq!(ask(now, "a.example") + ask(now, "b.example"), 0, "quiet, and the hour is used up");
+        assert_eq!(ask(now + HOUR, "a.example"), 1);
+        assert_eq!(ask(now + HOUR, "b.example"), 1);
+    }
+
+    #[test]
+    fn a_clock_that_ran_ahead_empties_no_window_for_what_comes_after_it() {
+        let within = Duration::from_secs(600);
+        let many = rule(When::Refusals { reason: None, client: None, registry: None, more_than: 3, within });
+        let mut state = State::default();
+        let mut ask = |time: i64| state.meet(&many, &refusal(time, "a.example", Code::TagDenied));
+        let now = 1000 * DAY;
+        assert!(ask(now + 30 * DAY).is_empty());
+        let called: Vec<Call> = (0..3).flat_map(|minute| ask(now + minute * MINUTE)).collect();
+        assert_eq!(called.iter().map(|call| call.count).collect::<Vec<_>>(), [4], "of them one while ahead");
+        // Out of its order by a minute, as a repeat is, and no clock that was set back.
+        assert!(ask(now + 90 * MINUTE).is_empty() && ask(now + 89 * MINUTE).is_empty());
+        assert_eq!(state.window.len(), 2);
     }
 }

@@ -194,10 +194,16 @@ fn dispatch(command: Command, out: &mut dyn Write) -> Result<Exit, Failure> {
     }
 }
 
+/// So long the end waits for threads at work on the disk.
+const END_MOST: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// Runs a command that waits for something, on a runtime of its own.
 fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    Ok(runtime.block_on(work))
+    let done = runtime.block_on(work);
+    // A thread whose disk does not answer would hold up the end for ever.
+    runtime.shutdown_timeout(END_MOST);
+    Ok(done)
 }
 
 fn conclude(result: Result<Exit, Failure>) -> Exit {

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use super::judge::Judge;
 use super::record::read_pulls;
@@ -14,8 +16,13 @@ use crate::policy::{Count, Facts, Need, Replay};
 const BACK: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// So many entries of the record at most.
 const MOST: usize = 100_000;
+/// Told to nobody.
+const LEFT: &str = "nobody waits for the forecast any more";
 /// So many references are named of each kind.
 const EXAMPLES: usize = 20;
+
+/// So many forecasts are made at once in the process: each keeps a thread busy of those that serve blobs.
+static TURNS: Semaphore = Semaphore::const_new(2);
 
 /// What a patch would have changed.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -48,7 +55,7 @@ pub struct Changed {
 /// What a patch would have changed about the pulls of the last 30 days, the latest 100,000 entries of
 /// the record at most: they are judged by the policy that `text` is and by the file as it is, so that
 /// what has changed anyway since they were recorded is not put down to the patch. It runs off the
-/// threads that serve.
+/// threads that serve, and two at once at most; further ones wait. Dropping it ends the work, soon.
 ///
 /// # Errors
 /// A text is no policy, or record or catalog cannot be read: why.
@@ -58,18 +65,36 @@ pub async fn forecast(
     text: String,
     now: Timestamp,
 ) -> Result<Forecast, String> {
+    // Nobody closes it.
+    let turn = TURNS.acquire().await.map_err(|error| error.to_string())?;
     let handle = tokio::runtime::Handle::current();
-    let work = move || handle.block_on(judged(&*judge, &reader, &text, now));
+    let left = CancellationToken::new();
+    let _guard = left.clone().drop_guard();
+    let work = move || {
+        // The turn is that of the work: whoever stops waiting for it does not make room for more.
+        let _turn = turn;
+        let work = left.run_until_cancelled(judged(&*judge, &reader, &text, now, &left));
+        handle.block_on(work).unwrap_or_else(|| Err(LEFT.to_owned()))
+    };
     tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?
 }
 
-async fn judged(judge: &dyn Judge, reader: &Reader, text: &str, now: Timestamp) -> Result<Forecast, String> {
+async fn judged(
+    judge: &dyn Judge,
+    reader: &Reader,
+    text: &str,
+    now: Timestamp,
+    left: &CancellationToken,
+) -> Result<Forecast, String> {
     let (before, after) = (judge.compile(&judge.read()?.text)?, judge.compile(text)?);
     let since = now.checked_sub(BACK).unwrap_or(Timestamp::UNIX_EPOCH);
     let mut replay = Replay::default();
     let read = read_pulls(reader, since, Some(MOST), |pull| replay.add(pull));
     let read = read.await.map_err(|error| error.to_string())?;
-    let gather = async |need: &Need, facts: &mut Facts| judge.gather(need, facts).await;
+    let gather = async |need: &Need, facts: &mut Facts| {
+        // What never has to wait is not cut off from outside.
+        if left.is_cancelled() { Err(LEFT.to_owned()) } else { judge.gather(need, facts).await }
+    };
     let before = replay.judge(&before.policy, now, gather).await?;
     let after = replay.judge(&after.policy, now, gather).await?;
     let unread: u64 = read.unread.values().map(|count| count.pulls).sum();
@@ -111,4 +136,73 @@ fn changed(after: &[crate::policy::Changed], before: &[crate::policy::Changed]) 
     examples.sort_by(|one, other| other.1.cmp(&one.1).then_with(|| one.0.cmp(&other.0)));
     examples.truncate(EXAMPLES);
     Changed { count, clients: clients.len(), examples }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Condvar, Mutex};
+
+    use super::super::judge::{Compiled, Gathered, PolicyFile};
+    use super::*;
+    use crate::policy::Surroundings;
+
+    /// A file on a disk that does not answer before it is told to.
+    #[derive(Debug, Default)]
+    struct Slow {
+        begun: AtomicUsize,
+        answers: Mutex<bool>,
+        told: Condvar,
+    }
+
+    impl Judge for Slow {
+        fn read(&self) -> Result<PolicyFile, String> {
+            self.begun.fetch_add(1, Ordering::SeqCst);
+            let answers = self.answers.lock().unwrap();
+            drop(self.told.wait_while(answers, |answers| !*answers).unwrap());
+            Err("read".to_owned())
+        }
+
+        fn compile(&self, _: &str) -> Result<Compiled, String> {
+            Err("compiled".to_owned())
+        }
+
+        fn surroundings(&self) -> Surroundings {
+            Surroundings::default()
+        }
+
+        fn gather<'a>(&'a self, _: &'a Need, _: &'a mut Facts) -> Gathered<'a> {
+            Box::pin(async { Ok(false) })
+        }
+    }
+
+    #[tokio::test]
+    async fn forecasts_that_nobody_waits_for_keep_their_turns_until_they_end() {
+        let folder = super::super::record::tests::folder(&[]).await;
+        let reader = Reader::open(folder.path()).await.unwrap();
+        let slow = Arc::new(Slow::default());
+        let ask = || {
+            let judge: Arc<dyn Judge> = slow.clone();
+            tokio::spawn(forecast(judge, reader.clone(), String::new(), Timestamp::UNIX_EPOCH))
+        };
+        let first = [ask(), ask()];
+        while slow.begun.load(Ordering::SeqCst) < 2 {
+            tokio::task::yield_now().await;
+        }
+        for task in first {
+            task.abort();
+            assert!(task.await.unwrap_err().is_cancelled());
+        }
+        // The disk still holds the two threads, and no third is given to it.
+        assert_eq!(TURNS.available_permits(), 0);
+        let third = ask();
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(slow.begun.load(Ordering::SeqCst), 2);
+        *slow.answers.lock().unwrap() = true;
+        slow.told.notify_all();
+        assert_eq!(third.await.unwrap(), Err("read".to_owned()));
+        assert_eq!(slow.begun.load(Ordering::SeqCst), 3);
+    }
 }

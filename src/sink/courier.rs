@@ -59,6 +59,11 @@ pub(super) struct Item {
 }
 
 impl Batch {
+    #[cfg(test)]
+    pub(super) fn of(items: Vec<Item>) -> Self {
+        Self { items, ..Self::default() }
+    }
+
     pub(super) fn items(&self) -> &[Item] {
         &self.items
     }
@@ -96,6 +101,8 @@ pub(super) struct Courier {
     timing: Timing,
     state: Arc<Mutex<State>>,
     receiver: Receiver,
+    /// What retention removed up to here is counted and told.
+    looked: i64,
     /// Written, and not yet taken for received.
     unsettled: VecDeque<(Instant, Place, u64)>,
     most_items: usize,
@@ -135,7 +142,8 @@ impl Courier {
             }
         };
         let unsettled = VecDeque::new();
-        Ok(Self { settings, cursor, log, timing, state, receiver, unsettled, most_items, linger })
+        let looked = cursor.place().seq;
+        Ok(Self { settings, cursor, log, timing, state, receiver, looked, unsettled, most_items, linger })
     }
 
     pub(super) async fn run(mut self, stop: CancellationToken) {
@@ -234,9 +242,11 @@ impl Courier {
     }
 
     fn take(&mut self, batch: &mut Batch, event: &Written) {
-        let before = batch.last.seq.max(self.cursor.place().seq);
+        // A retry reads from the cursor on, over a gap that was told before.
+        let before = batch.last.seq.max(self.cursor.place().seq).max(self.looked);
         if before > 0 && event.seq > before + 1 {
             let missed = event.seq - before - 1;
+            self.looked = event.seq - 1;
             tracing::warn!(
                 sink = self.settings.name,
                 "{missed} events were removed by retention before they were delivered"
@@ -255,17 +265,31 @@ impl Courier {
 
     /// Delivers a batch; empty afterwards.
     async fn bring(&mut self, batch: &mut Batch, stop: &CancellationToken) -> Result<(), Over> {
-        let grace = self.timing.grace;
+        let grace = match self.receiver {
+            // A write to disk is not left half-way, unless the disk does not answer.
+            Receiver::File(_) => self.timing.write,
+            Receiver::Syslog(_) | Receiver::Webhook(_) => self.timing.grace,
+        };
         let over = async {
             stop.cancelled().await;
             tokio::time::sleep(grace).await;
         };
         let settles = match &mut self.receiver {
-            // A write to disk is not left half-way.
-            Receiver::File(lines) => {
-                lines.deliver(batch).await?;
-                None
-            }
+            Receiver::File(lines) => tokio::select! {
+                written = lines.deliver(batch) => {
+                    written?;
+                    None
+                }
+                () = over => {
+                    tracing::warn!(
+                        sink = self.settings.name,
+                        "the file did not take what was being written within {} s; it is written again after \
+                         the next start",
+                        grace.as_secs()
+                    );
+                    return Err(Over::Stopped);
+                }
+            },
             Receiver::Syslog(syslog) => tokio::select! {
                 written = syslog.deliver(batch) => Some(written?),
                 () = over => return Err(Over::Stopped),
@@ -354,5 +378,49 @@ impl Wanted {
             },
             Self::Kind(wanted) => kind == wanted.as_str(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::settings::{Start, Wanted};
+    use super::*;
+    use crate::audit::{self, OnFull};
+
+    #[tokio::test]
+    async fn what_retention_removed_is_counted_once_however_often_it_is_tried() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = audit::Settings {
+            path: folder.path().to_owned(),
+            max_size: 64 << 20,
+            on_full: OnFull::Serve,
+            refusals_per_minute: 60,
+        };
+        let clock = Clock::manual("2026-11-23T08:00:00Z".parse().unwrap());
+        let log = Log::open(settings, clock.clone()).await.unwrap();
+        let settings = Settings {
+            name: "lines".to_owned(),
+            target: Target::File { path: folder.path().join("lines"), max_size: 1 << 20, keep: 1 },
+            format: Format::Native,
+            events: vec![Wanted::All],
+            from: Start::Beginning,
+        };
+        let mut cursor = Cursor::open(folder.path().to_owned(), &settings, &log).await.unwrap();
+        cursor.pass(Place { seq: 5, id: String::new() });
+        let state = Arc::new(Mutex::new(State::default()));
+        let mut courier =
+            Courier::new(settings, cursor, log.clone(), clock, Timing::default(), state.clone()).unwrap();
+        let missed = |seqs: &[i64], courier: &mut Courier| {
+            let mut batch = Batch::default();
+            for &seq in seqs {
+                let event = Written { seq, kind: "admin".to_owned(), body: "{}".to_owned() };
+                courier.take(&mut batch, &event);
+            }
+            state.lock().unwrap().missed
+        };
+        assert_eq!(missed(&[10, 11, 14], &mut courier), 4 + 2);
+        assert_eq!(missed(&[10, 11, 14], &mut courier), 6, "the same gaps once more");
+        assert_eq!(missed(&[21], &mut courier), 6 + 7, "14 was read and not delivered");
+        log.close().await;
     }
 }

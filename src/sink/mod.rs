@@ -12,6 +12,7 @@ mod metrics;
 mod settings;
 mod syslog;
 mod tls;
+mod unsent;
 mod webhook;
 
 #[cfg(test)]
@@ -127,7 +128,8 @@ impl Sinks {
     }
 
     /// Ends them all: a delivery under way may finish within a moment, the rest stays on record for
-    /// the next start. To be called before the log is closed.
+    /// the next start. A disk that does not answer holds up only its thread. To be called before the
+    /// log is closed.
     pub async fn stop(self) {
         self.stop.cancel();
         for courier in self.couriers {

@@ -128,6 +128,8 @@ pub struct Timing {
     pub settle: Duration,
     /// How long a delivery under way may go on when the gateway stops.
     pub grace: Duration,
+    /// The same for a write to a file: longer, for what is cut off there comes twice.
+    pub write: Duration,
 }
 
 impl Default for Timing {
@@ -139,6 +141,7 @@ impl Default for Timing {
             linger: Duration::from_secs(1),
             settle: Duration::from_secs(2),
             grace: Duration::from_secs(2),
+            write: Duration::from_secs(10),
         }
     }
 }

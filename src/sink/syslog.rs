@@ -1,9 +1,11 @@
 //! Events as RFC 5424 messages over TCP or TLS (RFC 6587 and RFC 5425: octet counting).
 //!
 //! Nothing on such a connection says that a message was taken. What was written counts as received when
-//! the connection stayed whole for a while after it; when it broke before, it is written again.
+//! the receiver's system has acknowledged every byte of it and the connection stayed whole for a while;
+//! when it broke before, it is written again.
 
 use std::fmt::{self, Write as _};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,17 +14,21 @@ use rustls::pki_types::ServerName;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
 use super::courier::{Batch, Failure, Item};
 use super::tls;
+use super::unsent::unsent;
 use crate::audit::printable;
 
 /// Of RFC 5424's facilities the one for audits.
 const LOG_AUDIT: u8 = 13;
 /// The id of the structured data. 32473 is the enterprise number that RFC 5612 keeps for documentation.
 const DATA_ID: &str = "pullgate@32473";
+/// So often it is looked whether the rest of what was written was acknowledged.
+const LOOK: Duration = Duration::from_millis(100);
 
 trait Wire: AsyncRead + AsyncWrite + fmt::Debug + Send + Sync + Unpin {}
 impl<T: AsyncRead + AsyncWrite + fmt::Debug + Send + Sync + Unpin> Wire for T {}
@@ -34,7 +40,47 @@ pub(super) struct Syslog {
     timeout: Duration,
     settle: Duration,
     hostname: String,
-    wire: Option<Box<dyn Wire>>,
+    connection: Option<Connection>,
+}
+
+struct Connection {
+    wire: Box<dyn Wire>,
+    local: SocketAddr,
+    peer: SocketAddr,
+    /// What was written until then was acknowledged.
+    acknowledged: Option<Instant>,
+    /// A look under way, and since when: whoever stops waiting for it does not lose it.
+    look: Option<(Instant, JoinHandle<std::io::Result<Option<u64>>>)>,
+    /// Not before then another look is worth it.
+    again: Instant,
+}
+
+impl Connection {
+    fn new(wire: Box<dyn Wire>, (local, peer): (SocketAddr, SocketAddr)) -> Self {
+        Self { wire, local, peer, acknowledged: None, look: None, again: Instant::now() }
+    }
+
+    /// Takes one more look at what is unacknowledged; cancelling it loses nothing.
+    async fn look(&mut self) {
+        let (since, look) = match &mut self.look {
+            Some((since, look)) => (*since, look),
+            None => {
+                tokio::time::sleep_until(self.again).await;
+                let (local, peer) = (self.local, self.peer);
+                let look = tokio::task::spawn_blocking(move || unsent(local, peer));
+                let (since, look) = self.look.insert((Instant::now(), look));
+                (*since, look)
+            }
+        };
+        let found = look.await;
+        self.look = None;
+        self.again = Instant::now() + LOOK;
+        match found {
+            // Where the system does not tell, that the connection is whole has to do.
+            Ok(Ok(Some(0)) | Err(_)) => self.acknowledged = Some(since),
+            Ok(Ok(_)) | Err(_) => {}
+        }
+    }
 }
 
 impl fmt::Debug for Syslog {
@@ -62,13 +108,13 @@ impl Syslog {
         };
         let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let hostname = header(hostname.trim(), 255);
-        Ok(Self { host: host.to_owned(), port, tls, timeout, settle, hostname, wire: None })
+        Ok(Self { host: host.to_owned(), port, tls, timeout, settle, hostname, connection: None })
     }
 
     /// Writes the messages; the moment from which on they count as received, if nothing breaks before.
     pub(super) async fn deliver(&mut self, batch: &Batch) -> Result<Instant, Failure> {
-        let mut wire = match self.wire.take() {
-            Some(wire) => wire,
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
             None => self.connect().await?,
         };
         let mut frames = Vec::new();
@@ -78,29 +124,31 @@ impl Syslog {
             frames.extend_from_slice(message.as_bytes());
         }
         let written = timeout(self.timeout, async {
-            wire.write_all(&frames).await?;
-            wire.flush().await
+            connection.wire.write_all(&frames).await?;
+            connection.wire.flush().await
         });
         match written.await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(self.broken(&error.to_string())),
             Err(_) => return Err(self.broken("nothing more is taken")),
         }
-        self.wire = Some(wire);
+        self.connection = Some(connection);
         Ok(Instant::now() + self.settle)
     }
 
-    async fn connect(&self) -> Result<Box<dyn Wire>, Failure> {
+    async fn connect(&self) -> Result<Connection, Failure> {
         let connecting = async {
             let stream = TcpStream::connect((&*self.host, self.port)).await?;
             let _ = stream.set_nodelay(true);
-            Ok::<Box<dyn Wire>, std::io::Error>(match &self.tls {
+            let ends = (stream.local_addr()?, stream.peer_addr()?);
+            let wire: Box<dyn Wire> = match &self.tls {
                 None => Box::new(stream),
                 Some((connector, name)) => Box::new(connector.connect(name.clone(), stream).await?),
-            })
+            };
+            Ok::<_, std::io::Error>(Connection::new(wire, ends))
         };
         match timeout(self.timeout, connecting).await {
-            Ok(Ok(wire)) => Ok(wire),
+            Ok(Ok(connection)) => Ok(connection),
             Ok(Err(error)) => {
                 Err(Failure::network(format!("{}:{} cannot be reached: {error}", self.host, self.port)))
             }
@@ -117,44 +165,58 @@ impl Syslog {
         Failure::network(format!("the connection to {}:{} broke: {what}", self.host, self.port))
     }
 
-    /// Returns at that moment if the connection is still whole, and when it breaks before. Without a
-    /// moment it waits for ever: a receiver may leave when nothing is on its way to it.
+    /// Returns once what is settled at that moment was acknowledged, not before the moment, and when the
+    /// connection breaks before or stays silent. Without a moment it waits for ever: a receiver may leave
+    /// when nothing is on its way to it.
     pub(super) async fn watch(&mut self, settled: Option<Instant>) -> Result<(), Failure> {
         let mut said = [0; 512];
         loop {
-            let Some(wire) = &mut self.wire else {
+            let (settle, patience) = (self.settle, self.timeout);
+            let Some(connection) = &mut self.connection else {
                 return match settled {
                     Some(_) => Err(self.broken("it was closed")),
                     None => std::future::pending().await,
                 };
             };
-            let due = async {
-                match settled {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
+            // What settles then was written no later than this.
+            let has = |until: Instant| settled.is_some_and(|at| at <= until + settle);
+            let is_acknowledged = connection.acknowledged.is_some_and(has);
+            let Connection { wire, .. } = connection;
+            let read = tokio::select! {
                 biased;
-                read = wire.read(&mut said) => match read {
-                    // What a receiver says is nothing that this protocol knows.
-                    Ok(1..) => {}
-                    Ok(0) => self.wire = None,
-                    Err(error) => {
-                        self.wire = None;
-                        if settled.is_some() {
-                            return Err(self.broken(&error.to_string()));
-                        }
+                read = wire.read(&mut said) => Some(read),
+                () = due(settled) => None,
+            };
+            match read {
+                // What a receiver says is nothing that this protocol knows.
+                Some(Ok(1..)) => {}
+                Some(Ok(0)) => self.connection = None,
+                Some(Err(error)) => {
+                    self.connection = None;
+                    if settled.is_some() {
+                        return Err(self.broken(&error.to_string()));
                     }
-                },
-                () = due => return Ok(()),
+                }
+                None if is_acknowledged => return Ok(()),
+                None if settled.is_some_and(|at| at + patience < Instant::now()) => {
+                    self.connection = None;
+                    return Err(self.broken("what was written was not acknowledged"));
+                }
+                None => connection.look().await,
             }
         }
     }
 
     /// Forgets the connection: what was on it is written again.
     pub(super) fn reset(&mut self) {
-        self.wire = None;
+        self.connection = None;
+    }
+}
+
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -286,5 +348,45 @@ mod tests {
         )
         .unwrap();
         assert_eq!(json, item.value);
+    }
+
+    /// A receiver that takes one connection, and a sink that wrote it more than its system takes.
+    async fn written(window: u32, patience: Duration) -> (Syslog, Instant, tokio::net::TcpStream) {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(window).unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let times = (patience, Duration::from_millis(20));
+        let mut syslog = Syslog::new("127.0.0.1", port, false, None, times).unwrap();
+        let line = json!("x".repeat(512 << 10)).to_string();
+        let item = Item { id: "01A".to_owned(), value: json!({"kind": "admin"}), line };
+        let settled = syslog.deliver(&Batch::of(vec![item])).await.unwrap();
+        (syslog, settled, listener.accept().await.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn what_the_receivers_system_did_not_acknowledge_never_counts_as_received() {
+        let (mut syslog, settled, _unread) = written(4096, Duration::from_secs(1)).await;
+        let error = syslog.watch(Some(settled)).await.unwrap_err();
+        assert!(error.text.ends_with("what was written was not acknowledged"), "{}", error.text);
+        assert!(Instant::now() >= settled + Duration::from_secs(1));
+        assert!(syslog.connection.is_none(), "it is written again over another");
+    }
+
+    #[tokio::test]
+    async fn what_was_read_late_counts_as_received_then() {
+        let (mut syslog, settled, mut stream) = written(128 << 10, Duration::from_secs(20)).await;
+        let reading = tokio::spawn(async move {
+            let mut left = 512 << 10;
+            let mut piece = vec![0; 8 << 10];
+            while left > 0_usize {
+                left = left.saturating_sub(stream.read(&mut piece).await.unwrap());
+            }
+            stream
+        });
+        syslog.watch(Some(settled)).await.unwrap();
+        assert!(Instant::now() >= settled);
+        drop(reading.await.unwrap());
     }
 }

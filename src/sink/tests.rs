@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use ulid::Ulid;
 
-use super::Format;
+use super::{Format, Sinks, Start, Target, Timing, Wanted};
 use crate::audit::{
     Action, Actor, Draft, Event, ExceptionResult, Http, Image, Judged, Judgement, Kind, Log, OnFull,
     PolicyStamp, RecallResult, Sentence, Settings, Subject, Written,
@@ -244,4 +244,54 @@ fn the_check_of_a_schema_can_fail() {
         bad[place] = value;
         assert!(!faults(&native, &bad).is_empty(), "{place}");
     }
+}
+
+#[tokio::test]
+async fn a_file_that_takes_nothing_more_does_not_hold_up_the_stop() {
+    use std::io::Read as _;
+    let folder = tempfile::tempdir().unwrap();
+    let settings = Settings {
+        path: folder.path().to_owned(),
+        max_size: 64 << 20,
+        on_full: OnFull::Serve,
+        refusals_per_minute: 60,
+    };
+    let clock = Clock::manual("2026-11-23T08:00:00Z".parse().unwrap());
+    let log = Log::open(settings, clock.clone()).await.unwrap();
+    // More than a pipe holds.
+    for _ in 0..100 {
+        let actor = Actor { name: "root".to_owned(), via: "cli".to_owned() };
+        let note = Some("x".repeat(1800));
+        log.record(Event::Admin { action: Action::Resolve, actor, subject: None, note }).await.unwrap();
+    }
+    let path = folder.path().join("pipe");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &path,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        0,
+    )
+    .unwrap();
+    let sink = super::Settings {
+        name: "pipe".to_owned(),
+        target: Target::File { path: path.clone(), max_size: 64 << 20, keep: 1 },
+        format: Format::Native,
+        events: vec![Wanted::All],
+        from: Start::Beginning,
+    };
+    let timing = Timing { write: Duration::from_millis(50), ..Timing::default() };
+    let sinks = Sinks::start(vec![sink], folder.path(), &log, &clock, &timing).await.unwrap();
+    let begun = tokio::task::spawn_blocking(move || {
+        let mut pipe = std::fs::File::open(path).unwrap();
+        pipe.read_exact(&mut [0]).unwrap();
+        pipe
+    });
+    // Its first byte came, and nobody reads the rest.
+    let mut pipe = begun.await.unwrap();
+    let stopped = tokio::time::timeout(Duration::from_secs(20), sinks.stop()).await;
+    // The thread that writes ends, or the test would not.
+    tokio::task::spawn_blocking(move || pipe.read_to_end(&mut Vec::new()).unwrap()).await.unwrap();
+    assert!(stopped.is_ok(), "the stop waits for the file");
+    log.close().await;
 }

@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, StatusCode};
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::{ExposeSecret as _, SecretSlice, SecretString};
 use serde_json::json;
 use url::Url;
 
@@ -22,6 +22,8 @@ use crate::clock::Clock;
 
 /// A file of keys is no larger.
 const SECRET_MAX: u64 = 64 << 10;
+/// A key is no shorter (Standard Webhooks 1.0).
+const KEY_MIN: usize = 24;
 
 /// Where to, and who we are there.
 pub(super) struct Webhook {
@@ -157,21 +159,36 @@ impl Webhook {
     }
 }
 
-/// The keys of a file, one a line: `whsec_` and base64, or the bytes as they are.
-fn keys(file: &Path) -> Result<Vec<SecretString>, String> {
+/// The keys of a file, one a line: `whsec_` and base64, or the bytes as they are. The error is for
+/// people and tells no key.
+fn keys(file: &Path) -> Result<Vec<SecretSlice<u8>>, String> {
     use std::io::Read as _;
     let mut text = String::new();
     let opened = std::fs::File::open(file).map_err(|error| error.to_string())?;
     opened.take(SECRET_MAX).read_to_string(&mut text).map_err(|error| error.to_string())?;
-    let keys: Vec<SecretString> =
-        text.lines().filter(|line| !line.trim().is_empty()).map(|line| line.trim().into()).collect();
+    let text = SecretString::from(text);
+    let lines = text.expose_secret().lines().map(str::trim).enumerate().filter(|(_, line)| !line.is_empty());
+    let keys = lines.map(|(at, line)| key(line).map_err(|why| format!("line {}: {why}", at + 1)));
+    let keys = keys.collect::<Result<Vec<_>, _>>()?;
     if keys.is_empty() { Err("there is no key in it".to_owned()) } else { Ok(keys) }
 }
 
-fn signature(key: &SecretString, signed: &str) -> String {
-    let text = key.expose_secret();
-    let decoded = text.strip_prefix("whsec_").and_then(|encoded| STANDARD.decode(encoded).ok());
-    let key = hmac::Key::new(hmac::HMAC_SHA256, decoded.as_deref().unwrap_or(text.as_bytes()));
+fn key(line: &str) -> Result<SecretSlice<u8>, String> {
+    let bytes = match line.strip_prefix("whsec_") {
+        // The decoder's own words would name a byte of the key.
+        Some(encoded) => STANDARD.decode(encoded).map_err(|_| {
+            "what follows whsec_ is not base64 with its padding; copy the key whole, or leave out whsec_ for a key that is plain text".to_owned()
+        })?,
+        None => line.as_bytes().to_vec(),
+    };
+    if bytes.len() < KEY_MIN {
+        return Err(format!("the key has {} bytes, and {KEY_MIN} are the least", bytes.len()));
+    }
+    Ok(bytes.into())
+}
+
+fn signature(key: &SecretSlice<u8>, signed: &str) -> String {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, key.expose_secret());
     format!("v1,{}", STANDARD.encode(hmac::sign(&key, signed.as_bytes())))
 }
 
@@ -191,9 +208,33 @@ mod tests {
     #[test]
     fn a_signature_is_that_of_the_standard() {
         // The example of the Standard Webhooks libraries.
-        let key = SecretString::from("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
+        let key = key("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
         let signed = "msg_p5jXN8AQM9LWM0D4loKWxJek.1614265330.{\"test\": 2432232314}";
         assert_eq!(signature(&key, signed), "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+    }
+
+    #[test]
+    fn a_key_that_would_sign_as_something_else_or_is_short_is_an_error_that_tells_no_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("hook.key");
+        let good = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+        let read = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            keys(&file).map(|keys| keys.len())
+        };
+        assert_eq!(read(&format!("{good}\n\n  plain text of 24 bytes..\n")), Ok(2));
+        for (bad, why) in [
+            ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaS", "not base64"),
+            ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2La-aSw", "not base64"),
+            ("whsec_", "has 0 bytes"),
+            ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLQ==", "has 22 bytes"),
+            ("plain text of 23 bytes.", "has 23 bytes"),
+        ] {
+            let told = read(&format!("{good}\n\n{bad}\n")).unwrap_err();
+            assert!(told.starts_with("line 3: ") && told.contains(why), "{bad}: {told}");
+            assert!(!told.contains("MfKQ") && !told.contains("plain text of 23"), "{told}");
+        }
+        assert!(read(" \n").is_err());
     }
 
     #[test]

@@ -28,6 +28,7 @@ fn quick() -> Timing {
         linger: Duration::from_millis(20),
         settle: Duration::from_millis(100),
         grace: Duration::from_millis(100),
+        write: Duration::from_secs(10),
     }
 }
 
