@@ -124,10 +124,17 @@ pub async fn verify(folder: &Path, evidence: &Evidence) -> Result<Proof, Error> 
         [] => super::note::published(folder)?,
         keys => keys.to_vec(),
     };
-    let mut given = BTreeMap::new();
+    let mut given: BTreeMap<i64, String> = BTreeMap::new();
     for note in &evidence.notes {
-        let checkpoint = Checkpoint::open(note, &keys).map_err(Error::Note)?;
-        given.insert(checkpoint.size, checkpoint.hash);
+        let Checkpoint { size, hash } = Checkpoint::open(note, &keys).map_err(Error::Note)?;
+        if given.get(&size).is_some_and(|other| *other != hash) {
+            // Whatever the log says now: the key signed two histories, and one of them is gone.
+            let text = "two checkpoints that were given sign different events in this place: the log was rolled \
+                        back or made anew before it, and went on";
+            let finding = finding(size, None, Fault::Forked, text);
+            return Ok(Proof { finding: Some(*finding), ..Proof::default() });
+        }
+        given.insert(size, hash);
     }
     let failed = |error: sqlx::Error| reader.failed(&error);
     let mut connection = reader.pool().acquire().await.map_err(failed)?;
@@ -241,6 +248,10 @@ impl<'a> Walk<'a> {
                     Fault::Unchained,
                     "it names no event before it, as those before do",
                 ));
+            }
+            // A checkpoint over events without a chain has no hash to sign.
+            if let Some(hash) = self.given.remove(&seq) {
+                self.hold(seq, &columns.id, &hash)?;
             }
             self.proof.unchained += 1;
             return self.stands(seq, columns, &event);
@@ -400,7 +411,7 @@ impl<'a> Walk<'a> {
                 return Err(finding(vouched.first, None, Fault::Removed, text));
             }
         }
-        // What lies in the middle of a removed run can be compared with nothing; what lies behind the end is gone.
+        // What lies behind the end is gone.
         if let Some((size, _)) = self.given.iter().next_back().filter(|(size, _)| **size > self.before.0) {
             let text = format!(
                 "the log ends at {}, and a checkpoint that was given covers it up to {size}: its end was cut off, \
@@ -408,6 +419,15 @@ impl<'a> Walk<'a> {
                 self.before.0
             );
             return Err(finding(self.before.0 + 1, None, Fault::Cut, text));
+        }
+        // What lies in the middle of a removed run can be compared with nothing. Retention removes only what is
+        // signed and keeps the last signature, so the log itself still proves that place, unless all was made anew.
+        if let Some((size, _)) = self.given.iter().next_back().filter(|(size, _)| **size > self.proof.proven) {
+            let text = format!(
+                "a checkpoint that was given covers the log up to {size}, where no event stands any more, and no \
+                 later checkpoint in the log says that retention removed it: what stands here is another log"
+            );
+            return Err(finding(*size, None, Fault::Forked, text));
         }
         Ok(())
     }
