@@ -156,7 +156,7 @@ impl Log {
             committed,
         });
         tokio::spawn(writer.run());
-        tokio::spawn(tick_on(Arc::downgrade(&inner)));
+        tokio::spawn(tick_on(Arc::downgrade(&inner), Arc::clone(&inner.shared)));
         Ok(Self(inner))
     }
 
@@ -295,8 +295,15 @@ impl Log {
     /// What the commit of the counts came to.
     pub async fn tick(&self) -> Result<(), Error> {
         let counted = self.0.tick(false).await;
-        self.0.retain().await;
+        let alone = self.0.removing.lock().await;
+        self.0.retain(&alone).await;
         counted
+    }
+
+    /// Nothing is removed while somebody has this.
+    #[cfg(test)]
+    pub(crate) async fn keep_all(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.0.removing.lock().await
     }
 
     /// Writes all counts, however young, and returns when that is done.
@@ -450,8 +457,7 @@ impl Inner {
     }
 
     /// Removes what is too old, and what has to make room: one small transaction after another.
-    async fn retain(&self) {
-        let Ok(_alone) = self.removing.try_lock() else { return };
+    async fn retain(&self, _alone: &tokio::sync::MutexGuard<'_, ()>) {
         let before = self.shared.removed.load(Ordering::Relaxed);
         if let Err(error) = self.remove_due().await
             && !matches!(error, Error::Closed)
@@ -472,11 +478,13 @@ impl Inner {
                 self.remove(plan).await?;
             }
         }
-        let room = self.settings.max_size - super::writer::reserve(self.settings.max_size);
+        let room = super::writer::room(self.settings.max_size);
         let used = || self.shared.used.load(Ordering::Relaxed);
         if used() < room / 10 * 9 {
             return Ok(());
         }
+        // Only what is signed may go, and the next signature may be due too late.
+        self.checkpoint().await;
         for level in Level::BY_SIZE {
             // Who reviewed what changes; the other levels find nothing new in what they went through.
             let mut after = if level == Level::Reviewed { 0 } else { self.reader.through(level).await? };
@@ -523,16 +531,23 @@ impl Inner {
     }
 }
 
-async fn tick_on(log: Weak<Inner>) {
+async fn tick_on(log: Weak<Inner>, shared: Arc<Shared>) {
     let mut interval = tokio::time::interval(TICK);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        interval.tick().await;
+        let due = tokio::select! {
+            _ = interval.tick() => true,
+            () = shared.crowded.notified() => false,
+        };
         let Some(log) = log.upgrade() else { return };
-        if matches!(log.tick(false).await, Err(Error::Closed)) {
+        if due && matches!(log.tick(false).await, Err(Error::Closed)) {
             return;
         }
         // Refusals and counts do not wait for it.
-        tokio::spawn(async move { log.retain().await });
+        tokio::spawn(async move {
+            if let Ok(alone) = log.removing.try_lock() {
+                log.retain(&alone).await;
+            }
+        });
     }
 }

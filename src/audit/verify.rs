@@ -422,7 +422,8 @@ impl<'a> Walk<'a> {
         }
         // What lies in the middle of a removed run can be compared with nothing. Retention removes only what is
         // signed and keeps the last signature, so the log itself still proves that place, unless all was made anew.
-        if let Some((size, _)) = self.given.iter().next_back().filter(|(size, _)| **size > self.proof.proven) {
+        if let Some((size, _)) = self.given.iter().next_back().filter(|(size, _)| **size > self.proof.proven)
+        {
             let text = format!(
                 "a checkpoint that was given covers the log up to {size}, where no event stands any more, and no \
                  later checkpoint in the log says that retention removed it: what stands here is another log"

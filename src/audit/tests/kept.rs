@@ -43,8 +43,10 @@ async fn review(fixture: &Fixture, name: &str) {
     fixture.log.record(event).await.unwrap();
 }
 
-/// Fills the log up to where room must be made; everything is signed.
-async fn fill(fixture: &Fixture, mut one: impl AsyncFnMut(usize)) {
+/// Fills the log up to where room must be made; everything is signed. Room is made once what it answers
+/// is gone.
+async fn fill(fixture: &Fixture, mut one: impl AsyncFnMut(usize)) -> tokio::sync::MutexGuard<'_, ()> {
+    let keeps = fixture.log.keep_all().await;
     for number in 0.. {
         one(number).await;
         if number % 50 == 49 {
@@ -56,6 +58,7 @@ async fn fill(fixture: &Fixture, mut one: impl AsyncFnMut(usize)) {
     }
     assert!(!fixture.log.status().full, "room is made before the log is full");
     fixture.log.checkpoint().await;
+    keeps
 }
 
 #[tokio::test]
@@ -70,7 +73,7 @@ async fn allowed_pulls_go_first_then_what_was_reviewed_and_unreviewed_refusals_l
     for number in 0..240 {
         review(&fixture, &format!("seen/i{number}")).await;
     }
-    fill(&fixture, async |number| {
+    let keeps = fill(&fixture, async |number| {
         let image = tag(&format!("docker.io/library/a{number}:1.2.3"), &format!("{number}"));
         let mut receipt = fixture.allow(&caller("10.0.0.3"), &image, "GET");
         receipt.served(100);
@@ -78,6 +81,7 @@ async fn allowed_pulls_go_first_then_what_was_reviewed_and_unreviewed_refusals_l
     })
     .await;
     let before = allowed(&fixture).await;
+    drop(keeps);
     fixture.log.tick().await.unwrap();
     let status = fixture.log.status();
     assert!(status.removed > 100 && status.used < ROOM / 10 * 9, "{status:?}");
@@ -88,7 +92,7 @@ async fn allowed_pulls_go_first_then_what_was_reviewed_and_unreviewed_refusals_l
 
     // More and more refusals, none of them reviewed, until something else has to go.
     let more = async |round: usize| {
-        fill(&fixture, async |number| refuse(&fixture, &format!("new/r{round}i{number}")).await).await;
+        drop(fill(&fixture, async |number| refuse(&fixture, &format!("new/r{round}i{number}")).await).await);
         fixture.log.tick().await.unwrap();
         (names(&fixture, "old/").await, names(&fixture, "seen/").await)
     };
@@ -120,7 +124,7 @@ async fn allowed_pulls_go_first_then_what_was_reviewed_and_unreviewed_refusals_l
     let log = Log::open(again, clock.clone()).await.unwrap();
     let fixture = Fixture { folder, clock, log };
     for round in 0..2 {
-        fill(&fixture, async |number| refuse(&fixture, &format!("more/r{round}i{number}")).await).await;
+        drop(fill(&fixture, async |number| refuse(&fixture, &format!("more/r{round}i{number}")).await).await);
         fixture.log.tick().await.unwrap();
         assert!(fixture.log.status().used < ROOM / 10 * 9);
     }
@@ -209,15 +213,12 @@ async fn a_removal_that_retention_did_not_put_on_record_is_found() {
 #[tokio::test]
 async fn counts_that_come_home_after_the_log_was_full_are_in_the_chain() {
     let fixture = Fixture::with(|settings| Settings { max_size: 1 << 20, ..settings }).await;
-    let mut number = 0;
-    while !fixture.log.status().spilling {
-        let client = caller(&std::net::Ipv4Addr::from_bits(0x0a00_0000 + number).to_string());
-        fixture.refuse(&client, &refusal("docker.io/library/python:3.11")).await;
-        number += 1;
-    }
+    let keeps = fixture.log.keep_all().await;
+    spill(&fixture, 0).await;
     let counted = fixture.refuse(&caller("10.8.8.8"), &refusal("docker.io/library/a:1")).await;
     let full = verify(fixture.folder.path(), &Evidence::default()).await.unwrap();
     assert_eq!(full.finding, None);
+    drop(keeps);
     let Fixture { folder, clock, log } = fixture;
     log.close().await;
     let log = Log::open(settings(folder.path()), clock).await.unwrap();
@@ -226,4 +227,75 @@ async fn counts_that_come_home_after_the_log_was_full_are_in_the_chain() {
     let home = verify(folder.path(), &Evidence::default()).await.unwrap();
     assert_eq!((home.finding, home.unproven), (None, 1));
     assert!(home.events > full.events);
+}
+
+/// Refuses one client after another until the database takes no more.
+async fn spill(fixture: &Fixture, mut number: u32) -> u32 {
+    while !fixture.log.status().spilling {
+        let client = caller(&std::net::Ipv4Addr::from_bits(0x0a00_0000 + number).to_string());
+        fixture.refuse(&client, &refusal("docker.io/library/python:3.11")).await;
+        number += 1;
+    }
+    number
+}
+
+#[tokio::test]
+async fn a_log_that_is_full_before_its_first_signature_signs_makes_room_and_goes_on_again_and_again() {
+    let never = Keeping { checkpoint: Duration::from_secs(1 << 32), max_age: None };
+    let fixture = small(never).await;
+    let mut number = 0;
+    for round in 0..6 {
+        let keeps = fixture.log.keep_all().await;
+        number = spill(&fixture, number).await;
+        let before = fixture.log.status();
+        assert!(before.full && before.used <= before.max + (1 << 20), "{round}: {before:?}");
+        let counted =
+            fixture.refuse(&caller("10.200.0.1"), &refusal(&format!("docker.io/c/i{round}:1"))).await;
+        drop(keeps);
+        fixture.log.tick().await.unwrap();
+        let after = fixture.log.status();
+        assert!(after.removed > before.removed, "{round}: {after:?}");
+        assert!(!after.full && !after.spilling && after.used < ROOM / 10 * 9, "{round}: {after:?}");
+        assert!(fixture.log.reader().find(&counted.id).await.unwrap().is_some(), "what was counted is home");
+        number += 1;
+    }
+    proof(&fixture).await;
+    let pages = std::fs::metadata(fixture.folder.path().join(FILE)).unwrap().len();
+    assert!(pages <= ROOM + (2 << 20), "what is spare is not used up: {pages}");
+}
+
+#[tokio::test]
+async fn a_log_that_fills_makes_room_without_waiting_for_the_next_look() {
+    let fixture = small(Keeping::default()).await;
+    fixture.log.tick().await.unwrap();
+    let mut number = 0;
+    while fixture.log.status().removed == 0 {
+        refuse(&fixture, &format!("new/i{number}")).await;
+        number += 1;
+        assert!(number < 20_000, "{:?}", fixture.log.status());
+    }
+    let status = fixture.log.status();
+    assert_eq!((status.spilling, status.counted), (false, 0), "{status:?}");
+}
+
+#[tokio::test]
+async fn a_full_log_is_opened_and_takes_events_as_soon_as_it_has_made_room() {
+    let fixture = small(Keeping::default()).await;
+    let keeps = fixture.log.keep_all().await;
+    spill(&fixture, 0).await;
+    drop(keeps);
+    // What a kill leaves.
+    let killed = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(fixture.folder.path()).unwrap() {
+        let file = file.unwrap().path();
+        std::fs::copy(&file, killed.path().join(file.file_name().unwrap())).unwrap();
+    }
+    let again =
+        Settings { max_size: ROOM + (1 << 20), refusals_per_minute: u32::MAX, ..settings(killed.path()) };
+    let log = Log::open(again, fixture.clock.clone()).await.unwrap();
+    log.tick().await.unwrap();
+    let fixture = Fixture { folder: killed, clock: fixture.clock.clone(), log };
+    review(&fixture, "a").await;
+    assert!(!fixture.log.status().full, "{:?}", fixture.log.status());
+    proof(&fixture).await;
 }
