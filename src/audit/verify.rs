@@ -45,7 +45,8 @@ pub enum Fault {
     Missing,
     /// The event stands in another place than it says.
     Moved,
-    /// Retention's list of what it removed is not the one that it put on record.
+    /// Retention's list of what it removed is not the one that it put on record, or not signed by a known
+    /// key.
     Removed,
     /// The event after it names another hash: it, or all from there on, was written anew.
     Replaced,
@@ -96,8 +97,6 @@ pub struct Proof {
     pub unchained: u64,
     /// Places that retention emptied and vouches for.
     pub removed: u64,
-    /// Of those, places for which only events vouch that are not signed yet.
-    pub removed_unsigned: u64,
     /// Valid checkpoints, those given included.
     pub checkpoints: u64,
     /// Up to this place the log is complete and what it was; 0: no checkpoint says so.
@@ -295,6 +294,7 @@ impl<'a> Walk<'a> {
             self.hold(seq, &columns.id, &hash)?;
         }
         if let Some(vouched) = Vouched::of(seq, &event) {
+            self.removal(&columns.id, &vouched, &integrity.previous)?;
             self.vouched.retain(|first, older| *first < vouched.first || older.last > vouched.last);
             self.vouched.insert(vouched.first, vouched);
         }
@@ -371,6 +371,21 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
+    /// Anybody can write that something was removed, but only the gateway can sign it.
+    fn removal(&self, id: &str, vouched: &Vouched, previous: &str) -> Found {
+        let text = match vouched.is_signed(previous, self.keys) {
+            Ok(true) => return Ok(()),
+            Ok(false) => {
+                "it says that retention removed events, and what is signed in it is something else".to_owned()
+            }
+            Err(NoteError::Malformed) => {
+                "it says that retention removed events, and is not signed".to_owned()
+            }
+            Err(error) => format!("it says that retention removed events, but {error}"),
+        };
+        Err(finding(vouched.seq, Some(id), Fault::Removed, text))
+    }
+
     /// A checkpoint from elsewhere covers up to here.
     fn hold(&mut self, seq: i64, id: &str, hash: &str) -> Found {
         if hash != self.head {
@@ -393,9 +408,6 @@ impl<'a> Walk<'a> {
             return Err(finding(run.first, None, Fault::Removed, text));
         };
         lists.entry(range.first).or_default().add(run);
-        if range.seq > self.proof.proven {
-            self.proof.removed_unsigned += u64::try_from(run.last - run.first + 1).unwrap_or(0);
-        }
         Ok(())
     }
 

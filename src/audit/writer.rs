@@ -16,7 +16,7 @@ use crate::policy::Code;
 
 use super::canonical::{GENESIS, Integrity};
 use super::error::Error;
-use super::note::{Signer, VerifierKey};
+use super::note::{Checkpoint, Signer, VerifierKey};
 use super::retention::{Plan, Run};
 use super::row::{CheckpointBody, Kind, Row, SignedBody};
 use super::spill::{Counters, Reserve};
@@ -327,7 +327,7 @@ impl Writer {
         }
         let removing = !removals.is_empty();
         for (plan, id, now, done) in removals {
-            let _ = done.send(self.remove(&plan, plan.row(id, now)).await);
+            let _ = done.send(self.remove(&plan, id, now).await);
         }
         let waits = self.shared.spilling.load(Ordering::Relaxed) || !self.reserve.is_held();
         if removing && waits && self.used() + self.reserve.size() < self.max_size {
@@ -458,9 +458,9 @@ impl Writer {
     }
 
     /// Removes a segment's events, or some of them, in one transaction with what vouches for it.
-    async fn remove(&mut self, plan: &Plan, row: Row) -> Result<(), Error> {
+    async fn remove(&mut self, plan: &Plan, id: Ulid, now: i64) -> Result<(), Error> {
         self.set_spare(true).await;
-        let outcome = self.remove_with(plan, &row).await;
+        let outcome = self.remove_with(plan, id, now).await;
         self.set_spare(false).await;
         match outcome {
             Ok(head) => {
@@ -481,9 +481,11 @@ impl Writer {
         }
     }
 
-    async fn remove_with(&mut self, plan: &Plan, row: &Row) -> Result<String, sqlx::Error> {
+    async fn remove_with(&mut self, plan: &Plan, id: Ulid, now: i64) -> Result<String, sqlx::Error> {
+        // What is signed is the end of the chain, which is known once there is a connection.
         self.connected().await?;
         let (mut seq, mut head) = (self.next, self.head.clone());
+        let row = plan.row(id, now, Checkpoint { size: seq - 1, hash: head.clone() }, &self.signer);
         let mut transaction = self.connected().await?.begin_with("BEGIN IMMEDIATE").await?;
         for run in &plan.runs {
             // A run from the beginning on is empty already but for its end.
@@ -515,7 +517,7 @@ impl Writer {
         .bind(plan.last)
         .execute(&mut *transaction)
         .await?;
-        insert_rows(&mut transaction, &mut [], &[row], &mut seq, &mut head).await?;
+        insert_rows(&mut transaction, &mut [], &[&row], &mut seq, &mut head).await?;
         transaction.commit().await?;
         Ok(head)
     }
