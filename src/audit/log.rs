@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 use ulid::Ulid;
 
 use crate::clock::Clock;
@@ -26,6 +27,9 @@ use super::writer::{Count, Order, QUEUE, Shared, Writer};
 
 /// How often the log looks for counts that are due.
 const TICK: Duration = Duration::from_secs(15);
+
+/// In milliseconds.
+const DAY: i64 = 86_400_000;
 
 /// `[audit]`, and what of `[storage]` and `[limits]` concerns the record.
 #[derive(Clone, Debug)]
@@ -106,6 +110,8 @@ struct Inner {
     signed: AtomicI64,
     /// Held by whoever removes what is old.
     removing: tokio::sync::Mutex<()>,
+    /// Before which time events could go by age, and when that was found.
+    aged: Mutex<Option<(i64, Instant)>>,
     clock: Clock,
     refusals: Refusals,
     floods: Floods,
@@ -146,6 +152,7 @@ impl Log {
             key,
             signed: AtomicI64::new(clock.now().as_millisecond()),
             removing: tokio::sync::Mutex::default(),
+            aged: Mutex::default(),
             clock,
             refusals: Refusals::new(),
             floods: Floods::new(refusals_per_minute),
@@ -473,7 +480,10 @@ impl Inner {
     async fn remove_due(&self) -> Result<(), Error> {
         if let Some(age) = self.keeping.max_age {
             let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
-            let before = self.now().saturating_sub(age);
+            let mut before = self.now().saturating_sub(age);
+            if let Some(latest) = self.reader.oldest().await?.filter(|latest| *latest < before) {
+                before = before.min(self.age_at_most(latest));
+            }
             while let Some(plan) = self.reader.aged(before).await? {
                 self.remove(plan).await?;
             }
@@ -495,6 +505,20 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    /// Before which time events may be too old, whatever the clock says: one that jumped ahead must leave
+    /// people the time to notice. Beyond the oldest segment it is a day's events, and then a day's an hour.
+    fn age_at_most(&self, latest: i64) -> i64 {
+        let now = Instant::now();
+        let mut aged = self.aged.lock().unwrap_or_else(PoisonError::into_inner);
+        let most = latest.saturating_add(DAY);
+        let limit = aged.map_or(most, |(limit, at)| {
+            let passed = i64::try_from(now.duration_since(at).as_millis()).unwrap_or(i64::MAX);
+            most.min(limit.saturating_add(passed.saturating_mul(24)))
+        });
+        *aged = Some((limit, now));
+        limit
     }
 
     async fn remove(&self, plan: Plan) -> Result<(), Error> {

@@ -164,19 +164,29 @@ impl Reader {
         Ok(None)
     }
 
-    /// The oldest segment, if all of it happened before this time.
-    pub(crate) async fn aged(&self, before: i64) -> Result<Option<Plan>, Error> {
+    /// When the last event of the oldest segment happened; `None`: it is not signed yet, or there is none.
+    pub(crate) async fn oldest(&self) -> Result<Option<i64>, Error> {
         let Some(first) = self.first_of(Level::All, 0).await? else { return Ok(None) };
         let (start, end) = segment(first);
-        let latest: Option<i64> = sqlx::query_scalar(
+        if end >= self.covered().await? {
+            return Ok(None);
+        }
+        sqlx::query_scalar(
             "SELECT MAX(MAX(time, COALESCE(last, time))) FROM event WHERE seq BETWEEN $1 AND $2",
         )
         .bind(start)
         .bind(end)
         .fetch_one(self.pool())
         .await
-        .map_err(|error| self.failed(&error))?;
-        if end >= self.covered().await? || latest.is_none_or(|latest| latest >= before) {
+        .map_err(|error| self.failed(&error))
+    }
+
+    /// The oldest segment, if all of it happened before this time.
+    pub(crate) async fn aged(&self, before: i64) -> Result<Option<Plan>, Error> {
+        let latest = self.oldest().await?;
+        let Some(first) = self.first_of(Level::All, 0).await? else { return Ok(None) };
+        let (start, end) = segment(first);
+        if latest.is_none_or(|latest| latest >= before) {
             return Ok(None);
         }
         self.plan(Level::All, start, end).await.map(Some)

@@ -159,6 +159,27 @@ async fn what_is_older_than_max_age_goes_whatever_it_is_and_nothing_younger() {
 }
 
 #[tokio::test]
+async fn a_clock_that_jumps_ahead_does_not_make_the_whole_log_too_old_at_once() {
+    let day = 86_400;
+    let fixture = small(Keeping { max_age: Some(Duration::from_secs(30 * day)), ..Keeping::default() }).await;
+    for _ in 0..3 {
+        for number in 0..255 {
+            refuse(&fixture, &format!("old/i{number}")).await;
+        }
+        assert!(fixture.log.checkpoint().await);
+        fixture.wait(2 * 86_400);
+    }
+    refuse(&fixture, "old/last").await;
+    fixture.log.checkpoint().await;
+    fixture.wait(10 * 365 * 86_400);
+    for _ in 0..3 {
+        fixture.log.tick().await.unwrap();
+        assert_eq!(fixture.log.status().removed, 256, "the oldest segment, and no more for now");
+    }
+    proof(&fixture).await;
+}
+
+#[tokio::test]
 async fn only_what_is_signed_is_ever_removed() {
     let day = Duration::from_secs(86_400);
     let fixture = small(Keeping { max_age: Some(day), checkpoint: day * 1000 }).await;
