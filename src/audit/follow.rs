@@ -46,17 +46,16 @@ impl Follow {
     /// `Read` when the database fails; the next call tries again from the same place.
     pub async fn next(&mut self) -> Result<Option<Vec<Written>>, Error> {
         loop {
-            let open = self.committed.wait_for(|last| *last > self.after).await.is_ok();
+            let after = self.after;
+            let committed = self.committed.wait_for(|last| *last > after).await.map(|last| *last);
             let batch = self.reader.after(self.after, BATCH).await?;
             if let Some(last) = batch.last() {
                 self.after = last.seq;
                 return Ok(Some(batch));
             }
-            if !open {
-                return Ok(None);
-            }
-            // Committed and gone again: retention was quicker.
-            self.after = *self.committed.borrow();
+            // Committed and gone again: retention was quicker. What was committed since is yet to be read.
+            let Ok(committed) = committed else { return Ok(None) };
+            self.after = committed;
         }
     }
 }

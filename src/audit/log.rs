@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 use ulid::Ulid;
 
 use crate::clock::Clock;
@@ -26,6 +27,9 @@ use super::writer::{Count, Order, QUEUE, Shared, Writer};
 
 /// How often the log looks for counts that are due.
 const TICK: Duration = Duration::from_secs(15);
+
+/// In milliseconds.
+const DAY: i64 = 86_400_000;
 
 /// `[audit]`, and what of `[storage]` and `[limits]` concerns the record.
 #[derive(Clone, Debug)]
@@ -106,6 +110,8 @@ struct Inner {
     signed: AtomicI64,
     /// Held by whoever removes what is old.
     removing: tokio::sync::Mutex<()>,
+    /// Before which time events could go by age, and when that was found.
+    aged: Mutex<Option<(i64, Instant)>>,
     clock: Clock,
     refusals: Refusals,
     floods: Floods,
@@ -146,6 +152,7 @@ impl Log {
             key,
             signed: AtomicI64::new(clock.now().as_millisecond()),
             removing: tokio::sync::Mutex::default(),
+            aged: Mutex::default(),
             clock,
             refusals: Refusals::new(),
             floods: Floods::new(refusals_per_minute),
@@ -156,7 +163,7 @@ impl Log {
             committed,
         });
         tokio::spawn(writer.run());
-        tokio::spawn(tick_on(Arc::downgrade(&inner)));
+        tokio::spawn(tick_on(Arc::downgrade(&inner), Arc::clone(&inner.shared)));
         Ok(Self(inner))
     }
 
@@ -295,8 +302,15 @@ impl Log {
     /// What the commit of the counts came to.
     pub async fn tick(&self) -> Result<(), Error> {
         let counted = self.0.tick(false).await;
-        self.0.retain().await;
+        let alone = self.0.removing.lock().await;
+        self.0.retain(&alone).await;
         counted
+    }
+
+    /// Nothing is removed while somebody has this.
+    #[cfg(test)]
+    pub(crate) async fn keep_all(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.0.removing.lock().await
     }
 
     /// Writes all counts, however young, and returns when that is done.
@@ -450,8 +464,7 @@ impl Inner {
     }
 
     /// Removes what is too old, and what has to make room: one small transaction after another.
-    async fn retain(&self) {
-        let Ok(_alone) = self.removing.try_lock() else { return };
+    async fn retain(&self, _alone: &tokio::sync::MutexGuard<'_, ()>) {
         let before = self.shared.removed.load(Ordering::Relaxed);
         if let Err(error) = self.remove_due().await
             && !matches!(error, Error::Closed)
@@ -467,16 +480,21 @@ impl Inner {
     async fn remove_due(&self) -> Result<(), Error> {
         if let Some(age) = self.keeping.max_age {
             let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
-            let before = self.now().saturating_sub(age);
+            let mut before = self.now().saturating_sub(age);
+            if let Some(latest) = self.reader.oldest().await?.filter(|latest| *latest < before) {
+                before = before.min(self.age_at_most(latest));
+            }
             while let Some(plan) = self.reader.aged(before).await? {
                 self.remove(plan).await?;
             }
         }
-        let room = self.settings.max_size - super::writer::reserve(self.settings.max_size);
+        let room = super::writer::room(self.settings.max_size);
         let used = || self.shared.used.load(Ordering::Relaxed);
         if used() < room / 10 * 9 {
             return Ok(());
         }
+        // Only what is signed may go, and the next signature may be due too late.
+        self.checkpoint().await;
         for level in Level::BY_SIZE {
             // Who reviewed what changes; the other levels find nothing new in what they went through.
             let mut after = if level == Level::Reviewed { 0 } else { self.reader.through(level).await? };
@@ -487,6 +505,20 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    /// Before which time events may be too old, whatever the clock says: one that jumped ahead must leave
+    /// people the time to notice. Beyond the oldest segment it is a day's events, and then a day's an hour.
+    fn age_at_most(&self, latest: i64) -> i64 {
+        let now = Instant::now();
+        let mut aged = self.aged.lock().unwrap_or_else(PoisonError::into_inner);
+        let most = latest.saturating_add(DAY);
+        let limit = aged.map_or(most, |(limit, at)| {
+            let passed = i64::try_from(now.duration_since(at).as_millis()).unwrap_or(i64::MAX);
+            most.min(limit.saturating_add(passed.saturating_mul(24)))
+        });
+        *aged = Some((limit, now));
+        limit
     }
 
     async fn remove(&self, plan: Plan) -> Result<(), Error> {
@@ -523,16 +555,23 @@ impl Inner {
     }
 }
 
-async fn tick_on(log: Weak<Inner>) {
+async fn tick_on(log: Weak<Inner>, shared: Arc<Shared>) {
     let mut interval = tokio::time::interval(TICK);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        interval.tick().await;
+        let due = tokio::select! {
+            _ = interval.tick() => true,
+            () = shared.crowded.notified() => false,
+        };
         let Some(log) = log.upgrade() else { return };
-        if matches!(log.tick(false).await, Err(Error::Closed)) {
+        if due && matches!(log.tick(false).await, Err(Error::Closed)) {
             return;
         }
         // Refusals and counts do not wait for it.
-        tokio::spawn(async move { log.retain().await });
+        tokio::spawn(async move {
+            if let Ok(alone) = log.removing.try_lock() {
+                log.retain(&alone).await;
+            }
+        });
     }
 }

@@ -23,6 +23,8 @@ use crate::oci::Digest;
 const KEY_FILE: &str = "audit.key";
 /// Its public half, and those of keys that signed before it: a verifier key a line.
 pub(crate) const PUBLIC_FILE: &str = "audit.pub";
+/// What follows the log's name in notes of removals, so that none passes for a checkpoint.
+const REMOVED: &str = " removed";
 const SECRET: &str = "PRIVATE+KEY";
 /// Ed25519, as signed notes number it.
 const TYPE: u8 = 1;
@@ -138,34 +140,10 @@ impl Checkpoint {
     /// # Errors
     /// Why it proves nothing.
     pub fn open(note: &str, keys: &[VerifierKey]) -> Result<Self, NoteError> {
-        let (text, signatures) = note.rsplit_once("\n\n").ok_or(NoteError::Malformed)?;
-        let text = format!("{text}\n");
-        let mut lines = text.lines();
-        let (Some(origin), Some(size), Some(hash)) = (lines.next(), lines.next(), lines.next()) else {
-            return Err(NoteError::Malformed);
-        };
-        let size = size.parse::<i64>().ok().filter(|number| *number >= 0 && number.to_string() == size);
-        let hash = STANDARD.decode(hash).ok().filter(|hash| hash.len() == 32);
-        let (Some(size), Some(hash)) = (size, hash) else { return Err(NoteError::Malformed) };
-        let mut signed = false;
-        for line in signatures.lines().take(100) {
-            let mut words = line.strip_prefix("\u{2014} ").ok_or(NoteError::Malformed)?.splitn(2, ' ');
-            let (Some(name), Some(signature)) = (words.next(), words.next()) else {
-                return Err(NoteError::Malformed);
-            };
-            let signature = STANDARD.decode(signature).map_err(|_| NoteError::Malformed)?;
-            let (id, signature) = signature.split_at_checked(4).ok_or(NoteError::Malformed)?;
-            let known = keys.iter().find(|key| key.name == name && key.hash() == id && key.name == origin);
-            if let Some(key) = known {
-                let key = UnparsedPublicKey::new(&ED25519, key.key);
-                key.verify(text.as_bytes(), signature).map_err(|_| NoteError::Signature)?;
-                signed = true;
-            }
-        }
-        if !signed {
-            return Err(NoteError::Unknown);
-        }
-        let hash = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+        let text = signed_text(note, "", keys)?;
+        let mut lines = text.lines().skip(1);
+        let size = number(lines.next())?;
+        let hash = hash(lines.next())?;
         Ok(Self { size, hash })
     }
 
@@ -182,7 +160,69 @@ impl Checkpoint {
     }
 }
 
-/// Who signs checkpoints. Its key is never printed.
+/// What a signed note says of a removal: between these places exactly the runs of a list are gone.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Removal {
+    pub(crate) first: i64,
+    pub(crate) last: i64,
+    /// The hash of the list, lower-case hex.
+    pub(crate) sha256: String,
+    /// The event before the one that says so: its place, and its hash.
+    pub(crate) before: Checkpoint,
+}
+
+impl Removal {
+    /// Reads a note that one of the keys signed.
+    pub(crate) fn open(note: &str, keys: &[VerifierKey]) -> Result<Self, NoteError> {
+        let text = signed_text(note, REMOVED, keys)?;
+        let mut lines = text.lines().skip(1);
+        let (first, last, sha256) = (number(lines.next())?, number(lines.next())?, hash(lines.next())?);
+        let before = Checkpoint { size: number(lines.next())?, hash: hash(lines.next())? };
+        Ok(Self { first, last, sha256, before })
+    }
+}
+
+/// A note's text, if it begins with the log's name and this, and one of the log's keys signed it.
+fn signed_text(note: &str, what: &str, keys: &[VerifierKey]) -> Result<String, NoteError> {
+    let (text, signatures) = note.rsplit_once("\n\n").ok_or(NoteError::Malformed)?;
+    let text = format!("{text}\n");
+    let origin = text.lines().next().and_then(|line| line.strip_suffix(what)).ok_or(NoteError::Malformed)?;
+    let mut signed = false;
+    for line in signatures.lines().take(100) {
+        let mut words = line.strip_prefix("\u{2014} ").ok_or(NoteError::Malformed)?.splitn(2, ' ');
+        let (Some(name), Some(signature)) = (words.next(), words.next()) else {
+            return Err(NoteError::Malformed);
+        };
+        let signature = STANDARD.decode(signature).map_err(|_| NoteError::Malformed)?;
+        let (id, signature) = signature.split_at_checked(4).ok_or(NoteError::Malformed)?;
+        let known = keys.iter().find(|key| key.name == name && key.hash() == id && key.name == origin);
+        if let Some(key) = known {
+            let key = UnparsedPublicKey::new(&ED25519, key.key);
+            key.verify(text.as_bytes(), signature).map_err(|_| NoteError::Signature)?;
+            signed = true;
+        }
+    }
+    if signed { Ok(text) } else { Err(NoteError::Unknown) }
+}
+
+fn number(line: Option<&str>) -> Result<i64, NoteError> {
+    let number = line.and_then(|line| line.parse::<i64>().ok());
+    number.filter(|number| *number >= 0 && Some(&*number.to_string()) == line).ok_or(NoteError::Malformed)
+}
+
+/// A hash in base64, as lower-case hex.
+fn hash(line: Option<&str>) -> Result<String, NoteError> {
+    let hash = line.and_then(|line| STANDARD.decode(line).ok()).filter(|hash| hash.len() == 32);
+    Ok(hash.ok_or(NoteError::Malformed)?.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// A hash in lower-case hex, as base64.
+fn base64(hash: &str) -> String {
+    let hash = format!("sha256:{hash}").parse::<Digest>().map(|digest| STANDARD.encode(digest.bytes()));
+    hash.unwrap_or_default()
+}
+
+/// Who signs checkpoints and removals. Its key is never printed.
 pub(crate) struct Signer {
     pair: Ed25519KeyPair,
     key: VerifierKey,
@@ -225,8 +265,17 @@ impl Signer {
 
     /// The signed note for a chain that ends at this place in this hash (lower-case hex).
     pub(crate) fn note(&self, size: i64, hash: &str) -> String {
-        let hash = format!("sha256:{hash}").parse::<Digest>().map(|digest| STANDARD.encode(digest.bytes()));
-        let text = format!("{}\n{size}\n{}\n", self.key.name, hash.unwrap_or_default());
+        self.sign(&format!("{}\n{size}\n{}\n", self.key.name, base64(hash)))
+    }
+
+    /// The signed note for a removal.
+    pub(crate) fn removal(&self, removal: &Removal) -> String {
+        let Removal { first, last, sha256, before } = removal;
+        let (list, head) = (base64(sha256), base64(&before.hash));
+        self.sign(&format!("{}{REMOVED}\n{first}\n{last}\n{list}\n{}\n{head}\n", self.key.name, before.size))
+    }
+
+    fn sign(&self, text: &str) -> String {
         let mut signature = self.key.hash().to_vec();
         signature.extend(self.pair.sign(text.as_bytes()).as_ref());
         format!("{text}\n\u{2014} {} {}\n", self.key.name, STANDARD.encode(signature))
@@ -382,6 +431,13 @@ mod tests {
         let keys = [signer.key().clone()];
         let note = signer.note(7, &"ab".repeat(32));
         assert_eq!(Checkpoint::open(&note, &keys).unwrap(), Checkpoint { size: 7, hash: "ab".repeat(32) });
+        let before = Checkpoint { size: 7, hash: "cd".repeat(32) };
+        let removal = Removal { first: 1, last: 256, sha256: "ab".repeat(32), before };
+        let removed = signer.removal(&removal);
+        assert_eq!(Removal::open(&removed, &keys), Ok(removal));
+        assert_eq!(Removal::open(&removed.replace("\n256\n", "\n255\n"), &keys), Err(NoteError::Signature));
+        assert_eq!(Removal::open(&note, &keys), Err(NoteError::Malformed), "a checkpoint is no removal");
+        assert!(Checkpoint::open(&removed, &keys).is_err(), "nor the other way round");
         let other = tempfile::tempdir().unwrap();
         let other = Signer::open(other.path()).unwrap();
         assert_eq!(Checkpoint::open(&note, &[other.key().clone()]), Err(NoteError::Unknown));

@@ -1,5 +1,5 @@
 //! What is removed when the log grows old or large, and how it stays provable: in whole segments, with a
-//! list of what is gone, and an event that vouches for the list.
+//! list of what is gone, and a signed event that vouches for the list.
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -9,6 +9,7 @@ use ulid::Ulid;
 
 use super::canonical::GENESIS;
 use super::error::Error;
+use super::note::{Checkpoint, NoteError, Removal, Signer, VerifierKey};
 use super::query::Reader;
 use super::row::{Kind, Row};
 use crate::oci::{Algorithm, Hasher};
@@ -108,20 +109,24 @@ struct ListBody {
     events: usize,
     runs: usize,
     sha256: String,
+    note: String,
 }
 
 impl Plan {
-    /// The event that vouches for it.
-    pub(crate) fn row(&self, id: Ulid, time: i64) -> Row {
+    /// The event that vouches for it, signed, after the one given.
+    pub(crate) fn row(&self, id: Ulid, time: i64, before: Checkpoint, signer: &Signer) -> Row {
         let mut list = RunsHasher::default();
         self.runs.iter().for_each(|run| list.add(run));
+        let (first, last, sha256) = (self.first, self.last, list.finish());
+        let note = signer.removal(&Removal { first, last, sha256: sha256.clone(), before });
         let removed = ListBody {
             what: self.level.as_str(),
-            first: self.first,
-            last: self.last,
+            first,
+            last,
             events: self.rows,
             runs: self.runs.len(),
-            sha256: list.finish(),
+            sha256,
+            note,
         };
         let actor = ActorBody { name: "pullgate", via: VIA };
         Row::new(id, time, Kind::Admin, &RemovedBody { action: "remove", actor, removed })
@@ -159,19 +164,29 @@ impl Reader {
         Ok(None)
     }
 
-    /// The oldest segment, if all of it happened before this time.
-    pub(crate) async fn aged(&self, before: i64) -> Result<Option<Plan>, Error> {
+    /// When the last event of the oldest segment happened; `None`: it is not signed yet, or there is none.
+    pub(crate) async fn oldest(&self) -> Result<Option<i64>, Error> {
         let Some(first) = self.first_of(Level::All, 0).await? else { return Ok(None) };
         let (start, end) = segment(first);
-        let latest: Option<i64> = sqlx::query_scalar(
+        if end >= self.covered().await? {
+            return Ok(None);
+        }
+        sqlx::query_scalar(
             "SELECT MAX(MAX(time, COALESCE(last, time))) FROM event WHERE seq BETWEEN $1 AND $2",
         )
         .bind(start)
         .bind(end)
         .fetch_one(self.pool())
         .await
-        .map_err(|error| self.failed(&error))?;
-        if end >= self.covered().await? || latest.is_none_or(|latest| latest >= before) {
+        .map_err(|error| self.failed(&error))
+    }
+
+    /// The oldest segment, if all of it happened before this time.
+    pub(crate) async fn aged(&self, before: i64) -> Result<Option<Plan>, Error> {
+        let latest = self.oldest().await?;
+        let Some(first) = self.first_of(Level::All, 0).await? else { return Ok(None) };
+        let (start, end) = segment(first);
+        if latest.is_none_or(|latest| latest >= before) {
             return Ok(None);
         }
         self.plan(Level::All, start, end).await.map(Some)
@@ -320,9 +335,18 @@ pub(crate) struct Vouched {
     pub(crate) first: i64,
     pub(crate) last: i64,
     pub(crate) sha256: String,
+    note: String,
 }
 
 impl Vouched {
+    /// Whether one of the keys signed this, after the event of this hash; `Ok(false)`: it signed something
+    /// else.
+    pub(crate) fn is_signed(&self, previous: &str, keys: &[VerifierKey]) -> Result<bool, NoteError> {
+        let Removal { first, last, sha256, before } = Removal::open(&self.note, keys)?;
+        let list = first == self.first && last == self.last && sha256 == self.sha256;
+        Ok(list && before.size == self.seq - 1 && before.hash == previous)
+    }
+
     pub(crate) fn of(seq: i64, event: &Map<String, Value>) -> Option<Self> {
         let via = event.get("actor")?.get("via")?.as_str()?;
         let removed = event.get("removed").filter(|_| via == VIA)?;
@@ -331,6 +355,7 @@ impl Vouched {
             first: removed.get("first")?.as_i64()?,
             last: removed.get("last")?.as_i64()?,
             sha256: removed.get("sha256")?.as_str()?.to_owned(),
+            note: removed.get("note").and_then(Value::as_str).unwrap_or_default().to_owned(),
         })
     }
 }

@@ -45,7 +45,8 @@ pub enum Fault {
     Missing,
     /// The event stands in another place than it says.
     Moved,
-    /// Retention's list of what it removed is not the one that it put on record.
+    /// Retention's list of what it removed is not the one that it put on record, or not signed by a known
+    /// key.
     Removed,
     /// The event after it names another hash: it, or all from there on, was written anew.
     Replaced,
@@ -96,8 +97,6 @@ pub struct Proof {
     pub unchained: u64,
     /// Places that retention emptied and vouches for.
     pub removed: u64,
-    /// Of those, places for which only events vouch that are not signed yet.
-    pub removed_unsigned: u64,
     /// Valid checkpoints, those given included.
     pub checkpoints: u64,
     /// Up to this place the log is complete and what it was; 0: no checkpoint says so.
@@ -124,10 +123,17 @@ pub async fn verify(folder: &Path, evidence: &Evidence) -> Result<Proof, Error> 
         [] => super::note::published(folder)?,
         keys => keys.to_vec(),
     };
-    let mut given = BTreeMap::new();
+    let mut given: BTreeMap<i64, String> = BTreeMap::new();
     for note in &evidence.notes {
-        let checkpoint = Checkpoint::open(note, &keys).map_err(Error::Note)?;
-        given.insert(checkpoint.size, checkpoint.hash);
+        let Checkpoint { size, hash } = Checkpoint::open(note, &keys).map_err(Error::Note)?;
+        if given.get(&size).is_some_and(|other| *other != hash) {
+            // Whatever the log says now: the key signed two histories, and one of them is gone.
+            let text = "two checkpoints that were given sign different events in this place: the log was rolled \
+                        back or made anew before it, and went on";
+            let finding = finding(size, None, Fault::Forked, text);
+            return Ok(Proof { finding: Some(*finding), ..Proof::default() });
+        }
+        given.insert(size, hash);
     }
     let failed = |error: sqlx::Error| reader.failed(&error);
     let mut connection = reader.pool().acquire().await.map_err(failed)?;
@@ -242,6 +248,10 @@ impl<'a> Walk<'a> {
                     "it names no event before it, as those before do",
                 ));
             }
+            // A checkpoint over events without a chain has no hash to sign.
+            if let Some(hash) = self.given.remove(&seq) {
+                self.hold(seq, &columns.id, &hash)?;
+            }
             self.proof.unchained += 1;
             return self.stands(seq, columns, &event);
         };
@@ -284,6 +294,7 @@ impl<'a> Walk<'a> {
             self.hold(seq, &columns.id, &hash)?;
         }
         if let Some(vouched) = Vouched::of(seq, &event) {
+            self.removal(&columns.id, &vouched, &integrity.previous)?;
             self.vouched.retain(|first, older| *first < vouched.first || older.last > vouched.last);
             self.vouched.insert(vouched.first, vouched);
         }
@@ -360,6 +371,21 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
+    /// Anybody can write that something was removed, but only the gateway can sign it.
+    fn removal(&self, id: &str, vouched: &Vouched, previous: &str) -> Found {
+        let text = match vouched.is_signed(previous, self.keys) {
+            Ok(true) => return Ok(()),
+            Ok(false) => {
+                "it says that retention removed events, and what is signed in it is something else".to_owned()
+            }
+            Err(NoteError::Malformed) => {
+                "it says that retention removed events, and is not signed".to_owned()
+            }
+            Err(error) => format!("it says that retention removed events, but {error}"),
+        };
+        Err(finding(vouched.seq, Some(id), Fault::Removed, text))
+    }
+
     /// A checkpoint from elsewhere covers up to here.
     fn hold(&mut self, seq: i64, id: &str, hash: &str) -> Found {
         if hash != self.head {
@@ -382,9 +408,6 @@ impl<'a> Walk<'a> {
             return Err(finding(run.first, None, Fault::Removed, text));
         };
         lists.entry(range.first).or_default().add(run);
-        if range.seq > self.proof.proven {
-            self.proof.removed_unsigned += u64::try_from(run.last - run.first + 1).unwrap_or(0);
-        }
         Ok(())
     }
 
@@ -400,7 +423,7 @@ impl<'a> Walk<'a> {
                 return Err(finding(vouched.first, None, Fault::Removed, text));
             }
         }
-        // What lies in the middle of a removed run can be compared with nothing; what lies behind the end is gone.
+        // What lies behind the end is gone.
         if let Some((size, _)) = self.given.iter().next_back().filter(|(size, _)| **size > self.before.0) {
             let text = format!(
                 "the log ends at {}, and a checkpoint that was given covers it up to {size}: its end was cut off, \
@@ -408,6 +431,16 @@ impl<'a> Walk<'a> {
                 self.before.0
             );
             return Err(finding(self.before.0 + 1, None, Fault::Cut, text));
+        }
+        // What lies in the middle of a removed run can be compared with nothing. Retention removes only what is
+        // signed and keeps the last signature, so the log itself still proves that place, unless all was made anew.
+        if let Some((size, _)) = self.given.iter().next_back().filter(|(size, _)| **size > self.proof.proven)
+        {
+            let text = format!(
+                "a checkpoint that was given covers the log up to {size}, where no event stands any more, and no \
+                 later checkpoint in the log says that retention removed it: what stands here is another log"
+            );
+            return Err(finding(*size, None, Fault::Forked, text));
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ use crate::policy::Code;
 
 use super::canonical::{GENESIS, Integrity};
 use super::error::Error;
-use super::note::{Signer, VerifierKey};
+use super::note::{Checkpoint, Signer, VerifierKey};
 use super::retention::{Plan, Run};
 use super::row::{CheckpointBody, Kind, Row, SignedBody};
 use super::spill::{Counters, Reserve};
@@ -31,6 +31,8 @@ const CHUNK: usize = 64;
 /// While the database takes nothing it is tried so often, beside the ticks.
 const RETRY: Duration = Duration::from_secs(5);
 const PAGE: u64 = 4096;
+/// So many pages beyond the quota are for what signs the log and makes room in it: both take room first.
+const SPARE: u64 = 256;
 /// Pages are counted again after so many bytes at the latest.
 const SLACK: u64 = 1 << 20;
 const COLUMNS: &str = "seq, id, time, kind, parent, pull_id, verdict, reason, registry, repository, tag, \
@@ -73,6 +75,8 @@ pub(crate) struct Count {
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
     pub(crate) notify: Notify,
+    /// Told when the log is so full that room should be made at once.
+    pub(crate) crowded: Notify,
     backlog: Mutex<VecDeque<Row>>,
     /// Over the soft limit: rows of allowed pulls are no longer written.
     pub(crate) full: AtomicBool,
@@ -129,14 +133,14 @@ impl Shared {
 const REMOVED: &str = "it was removed or replaced while pullgate writes to it; put it back, or restart pullgate to begin a new one";
 
 /// How the database file is opened for writing.
-fn options(file: &Path, max_size: u64) -> SqliteConnectOptions {
+fn options(file: &Path, pages: u64) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(file)
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(Duration::from_secs(1))
-        .pragma("max_page_count", (max_size / PAGE).to_string())
+        .pragma("max_page_count", pages.to_string())
         .pragma("journal_size_limit", "4194304")
         .disable_statement_logging()
 }
@@ -159,6 +163,12 @@ pub(crate) struct Writer {
     signer: Signer,
     /// The place of the last checkpoint in the log; 0: there is none.
     signed: i64,
+    /// Whether the order at hand may use the spare pages.
+    spare: bool,
+    /// Whether the file has grown into the spare pages: SQLite no longer keeps others out of them.
+    overrun: bool,
+    /// Whether room should be made, and who does that was told.
+    crowded: bool,
     /// So many bytes may be written before the pages must be counted again.
     slack: u64,
     retried: Instant,
@@ -181,7 +191,7 @@ impl Writer {
         let failed = |detail: String| Error::Open { path: file.clone(), detail: detail.into() };
         let old = rustix::fs::stat(&file).map_or(0, |stat| stat.st_size);
         let mut connection =
-            options(&file, max_size).connect().await.map_err(|error| failed(error.to_string()))?;
+            options(&file, max_size / PAGE).connect().await.map_err(|error| failed(error.to_string()))?;
         let known =
             sqlx::query_scalar::<_, i64>("SELECT COUNT(*) FROM _sqlx_migrations").fetch_one(&mut connection);
         let known = known.await.unwrap_or(0);
@@ -219,6 +229,9 @@ impl Writer {
             doubtful: false,
             signer,
             signed,
+            spare: false,
+            overrun: false,
+            crowded: false,
             slack: 0,
             retried: Instant::now(),
             statements: vec![None; CHUNK + 1],
@@ -312,8 +325,13 @@ impl Writer {
         for (id, now, done) in checkpoints {
             let _ = done.send(self.checkpoint(id, now).await);
         }
+        let removing = !removals.is_empty();
         for (plan, id, now, done) in removals {
-            let _ = done.send(self.remove(&plan, plan.row(id, now)).await);
+            let _ = done.send(self.remove(&plan, id, now).await);
+        }
+        let waits = self.shared.spilling.load(Ordering::Relaxed) || !self.reserve.is_held();
+        if removing && waits && self.used() + self.reserve.size() < self.max_size {
+            self.bring_counts_home().await;
         }
         if !barriers.is_empty() || close.is_some() {
             self.measure().await;
@@ -329,6 +347,11 @@ impl Writer {
     async fn commit(&mut self, awaited: &[Row], backlog: &[Row]) -> Result<(), Error> {
         if awaited.is_empty() && backlog.is_empty() {
             return Ok(());
+        }
+        let bytes = awaited.iter().chain(backlog).map(Row::weight).sum::<u64>();
+        if !self.spare && self.keeps_out(bytes).await {
+            self.make_room().await;
+            return Err(self.take_no_more());
         }
         let mut outcome = self.insert(awaited, backlog).await;
         if outcome.is_err() {
@@ -354,8 +377,9 @@ impl Writer {
                 self.committed.send_replace(self.next - 1);
                 self.shared.rows.fetch_add(rows as u64, Ordering::Relaxed);
                 self.shared.commits.fetch_add(1, Ordering::Relaxed);
-                self.shared.spilling.store(false, Ordering::Relaxed);
-                let bytes = awaited.iter().chain(backlog).map(Row::weight).sum();
+                if !self.spare {
+                    self.shared.spilling.store(false, Ordering::Relaxed);
+                }
                 self.slack = self.slack.saturating_sub(bytes);
                 if self.slack == 0 {
                     self.measure().await;
@@ -363,17 +387,54 @@ impl Writer {
                 Ok(())
             }
             Err(error) => {
-                let full = is_full(&error);
-                let error = if full {
-                    Error::Full { used: self.shared.used.load(Ordering::Relaxed), max: self.max_size }
-                } else {
-                    self.write_error(&error)
-                };
-                self.shared.full.fetch_or(full, Ordering::Relaxed);
+                if is_full(&error) {
+                    return Err(self.take_no_more());
+                }
+                let error = self.write_error(&error);
                 self.shared.spilling.store(true, Ordering::Relaxed);
                 self.shared.failed(&error);
                 Err(error)
             }
+        }
+    }
+
+    /// Notes that the database takes no more, and says so.
+    fn take_no_more(&mut self) -> Error {
+        let error = Error::Full { used: self.used(), max: self.max_size };
+        self.shared.full.store(true, Ordering::Relaxed);
+        if !self.shared.spilling.swap(true, Ordering::Relaxed) {
+            self.shared.crowded.notify_one();
+        }
+        self.shared.failed(&error);
+        error
+    }
+
+    /// Whether so many bytes more would go into the spare pages of a file that holds some already.
+    async fn keeps_out(&mut self, bytes: u64) -> bool {
+        if !self.overrun || self.used() + bytes + 2 * SLACK < self.max_size {
+            return false;
+        }
+        self.measure().await;
+        self.used() + bytes > self.max_size
+    }
+
+    fn used(&self) -> u64 {
+        self.shared.used.load(Ordering::Relaxed)
+    }
+
+    /// So many pages may the file have now.
+    fn pages(&self) -> u64 {
+        self.max_size / PAGE + if self.spare { SPARE } else { 0 }
+    }
+
+    /// Opens the spare pages to what follows, or closes them.
+    async fn set_spare(&mut self, spare: bool) {
+        self.spare = spare;
+        let sql = format!("PRAGMA max_page_count = {}", self.pages());
+        if let Some(connection) = &mut self.connection
+            && sqlx::query(AssertSqlSafe(sql)).execute(connection).await.is_err()
+        {
+            self.disconnect().await;
         }
     }
 
@@ -386,7 +447,9 @@ impl Writer {
         let note = self.signer.note(self.next - 1, &self.head);
         let size = self.next - 1;
         let row = Row::new(id, now, Kind::Checkpoint, &CheckpointBody { checkpoint: SignedBody { note } });
+        self.set_spare(true).await;
         let written = self.commit(&[row], &[]).await.is_ok();
+        self.set_spare(false).await;
         // A connection made anew meanwhile found another end: what was signed is not what stands there.
         if written && self.next == size + 2 {
             self.signed = size + 1;
@@ -395,8 +458,10 @@ impl Writer {
     }
 
     /// Removes a segment's events, or some of them, in one transaction with what vouches for it.
-    async fn remove(&mut self, plan: &Plan, row: Row) -> Result<(), Error> {
-        let outcome = self.remove_with(plan, &row).await;
+    async fn remove(&mut self, plan: &Plan, id: Ulid, now: i64) -> Result<(), Error> {
+        self.set_spare(true).await;
+        let outcome = self.remove_with(plan, id, now).await;
+        self.set_spare(false).await;
         match outcome {
             Ok(head) => {
                 self.next += 1;
@@ -416,9 +481,11 @@ impl Writer {
         }
     }
 
-    async fn remove_with(&mut self, plan: &Plan, row: &Row) -> Result<String, sqlx::Error> {
+    async fn remove_with(&mut self, plan: &Plan, id: Ulid, now: i64) -> Result<String, sqlx::Error> {
+        // What is signed is the end of the chain, which is known once there is a connection.
         self.connected().await?;
         let (mut seq, mut head) = (self.next, self.head.clone());
+        let row = plan.row(id, now, Checkpoint { size: seq - 1, hash: head.clone() }, &self.signer);
         let mut transaction = self.connected().await?.begin_with("BEGIN IMMEDIATE").await?;
         for run in &plan.runs {
             // A run from the beginning on is empty already but for its end.
@@ -450,17 +517,18 @@ impl Writer {
         .bind(plan.last)
         .execute(&mut *transaction)
         .await?;
-        insert_rows(&mut transaction, &mut [], &[row], &mut seq, &mut head).await?;
+        insert_rows(&mut transaction, &mut [], &[&row], &mut seq, &mut head).await?;
         transaction.commit().await?;
         Ok(head)
     }
 
     async fn connected(&mut self) -> Result<&mut SqliteConnection, sqlx::Error> {
+        let pages = self.pages();
         match &mut self.connection {
             Some(connection) => Ok(connection),
             empty => {
                 // One that was removed is not begun anew unseen: that takes a restart.
-                let options = options(&self.file, self.max_size).create_if_missing(false);
+                let options = options(&self.file, pages).create_if_missing(false);
                 let mut connection = options.connect().await?;
                 self.opened = identity(&self.file);
                 (self.next, self.head) = end(&mut connection).await?;
@@ -611,14 +679,19 @@ impl Writer {
     async fn measure(&mut self) {
         let Some(connection) = &mut self.connection else { return };
         // What was removed leaves pages free for what comes.
-        let pages: Result<i64, _> = sqlx::query_scalar(
-            "SELECT page_count - freelist_count FROM pragma_page_count, pragma_freelist_count",
-        )
-        .fetch_one(connection)
-        .await;
-        let Ok(pages) = pages else { return };
-        let used = u64::try_from(pages).unwrap_or(0) * PAGE;
+        let pages: Result<(i64, i64), _> =
+            sqlx::query_as("SELECT page_count, freelist_count FROM pragma_page_count, pragma_freelist_count")
+                .fetch_one(connection)
+                .await;
+        let Ok((pages, free)) = pages else { return };
+        let used = u64::try_from(pages - free).unwrap_or(0) * PAGE;
         self.shared.used.store(used, Ordering::Relaxed);
+        self.overrun = u64::try_from(pages).unwrap_or(0) > self.max_size / PAGE;
+        let crowded = used >= room(self.max_size) / 20 * 19;
+        if crowded && !std::mem::replace(&mut self.crowded, crowded) {
+            self.shared.crowded.notify_one();
+        }
+        self.crowded = crowded;
         if used + self.reserve.size() >= self.max_size {
             self.reserve.release();
         }
@@ -643,6 +716,11 @@ impl Writer {
 /// How large the reserve is under a quota.
 pub(crate) fn reserve(max_size: u64) -> u64 {
     (max_size / 4).min(1 << 20)
+}
+
+/// What of a quota is for all events; the reserve is for refusals.
+pub(crate) fn room(max_size: u64) -> u64 {
+    max_size - reserve(max_size)
 }
 
 /// Device and number of the file that has this name now.

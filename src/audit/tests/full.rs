@@ -18,6 +18,7 @@ async fn fill(fixture: &Fixture) -> usize {
 #[tokio::test]
 async fn when_the_quota_is_used_up_refusals_stay_refusals_and_are_counted() {
     let fixture = Fixture::with(|settings| Settings { max_size: 1 << 20, ..settings }).await;
+    let keeps = fixture.log.keep_all().await;
     assert!(fixture.folder.path().join("audit.reserve").exists());
     let image = tag("docker.io/library/python:3.11.9", "index");
     let written = fill(&fixture).await;
@@ -40,6 +41,7 @@ async fn when_the_quota_is_used_up_refusals_stay_refusals_and_are_counted() {
     assert_eq!((slot["count"].as_u64(), slot["id"].as_str()), (Some(2), Some(&*first.id.to_string())));
 
     // The next start, with a larger quota, finds them.
+    drop(keeps);
     let Fixture { folder, clock, log } = fixture;
     log.close().await;
     let log = Log::open(settings(folder.path()), clock).await.unwrap();
@@ -54,6 +56,7 @@ async fn when_the_quota_is_used_up_refusals_stay_refusals_and_are_counted() {
 #[tokio::test]
 async fn when_even_the_counters_are_used_up_the_caller_is_told() {
     let fixture = Fixture::with(|settings| Settings { max_size: 1 << 20, ..settings }).await;
+    let _keeps = fixture.log.keep_all().await;
     fill(&fixture).await;
     let judged = refusal("docker.io/library/python:3.11");
     let mut full = 0;
@@ -73,6 +76,7 @@ async fn on_full_refuse_turns_allowed_pulls_away_before_refusals_are_lost() {
     let fixture =
         Fixture::with(|settings| Settings { max_size: 1 << 20, on_full: OnFull::Refuse, ..settings }).await;
     let image = tag("docker.io/library/python:3.11.9", "index");
+    let _keeps = fixture.log.keep_all().await;
     assert!(fixture.log.allowed(draft(&caller("10.9.9.9"), &image, "GET")).is_ok());
     for number in 0..100_000_u32 {
         let client = caller(&std::net::Ipv4Addr::from_bits(0x0a00_0000 + number).to_string());

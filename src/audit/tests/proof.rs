@@ -300,3 +300,49 @@ async fn events_from_before_there_was_a_chain_are_told_apart_and_the_chain_begin
     let mixed = proof(fixture.folder.path()).await;
     assert_eq!((mixed.finding, mixed.unchained, mixed.proven, mixed.events), (None, 1, 2, 3));
 }
+
+async fn found_with(folder: &Path, notes: &[String]) -> Option<(i64, Fault)> {
+    let evidence = Evidence { notes: notes.to_vec(), ..Evidence::default() };
+    verify(folder, &evidence).await.unwrap().finding.map(|finding| (finding.seq, finding.fault))
+}
+
+#[tokio::test]
+async fn a_log_whose_chain_was_taken_out_is_not_the_one_that_a_checkpoint_covers() {
+    let fixture = log().await;
+    let notes = notes(fixture.folder.path()).await;
+    edit(
+        fixture.folder.path(),
+        &[
+            "DELETE FROM event WHERE kind = 'checkpoint'",
+            "UPDATE event SET body = json_remove(body, '$.integrity')",
+        ],
+    )
+    .await;
+    assert_eq!(found_with(fixture.folder.path(), &notes).await, Some((10, Fault::Forked)));
+    edit(fixture.folder.path(), &["DELETE FROM event WHERE seq IN (10, 21)"]).await;
+    assert_eq!(found_with(fixture.folder.path(), &notes).await, Some((21, Fault::Forked)));
+    // Without any evidence there is only the number of those that nothing proves.
+    let without = proof(fixture.folder.path()).await;
+    assert_eq!((without.finding, without.unchained, without.proven), (None, without.events, 0));
+}
+
+#[tokio::test]
+async fn two_checkpoints_of_one_size_that_differ_are_a_fork_whichever_the_log_has_now() {
+    let fixture = log().await;
+    let Fixture { folder, clock, log } = fixture;
+    let older = copy(folder.path());
+    log.close().await;
+    edit(older.path(), &["DELETE FROM event WHERE seq > 22"]).await;
+    let log = Log::open(settings(older.path()), clock).await.unwrap();
+    for name in ["a", "b", "c"] {
+        let judged = refusal(&format!("docker.io/library/{name}:1"));
+        log.refused(draft(&caller("10.0.0.1"), &judged, "GET"), words).await.unwrap();
+    }
+    log.close().await;
+    let (old, new) = (notes(folder.path()).await.pop().unwrap(), notes(older.path()).await.pop().unwrap());
+    assert_eq!((old.lines().nth(1), new.lines().nth(1)), (Some("25"), Some("25")));
+    assert_eq!(found_with(older.path(), std::slice::from_ref(&new)).await, None);
+    for order in [[old.clone(), new.clone()], [new, old]] {
+        assert_eq!(found_with(older.path(), &order).await, Some((25, Fault::Forked)));
+    }
+}

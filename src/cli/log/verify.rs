@@ -134,12 +134,6 @@ fn words(proof: &Proof) -> String {
             proof.removed
         ));
     }
-    if proof.removed_unsigned > 0 {
-        lines.push_str(&format!(
-            "for {} of them the word of retention is not signed yet: without a later checkpoint it proves nothing\n",
-            proof.removed_unsigned
-        ));
-    }
     if proof.unchained > 0 {
         lines.push_str(&format!(
             "{} events are from before there was a chain: nothing proves them\n",
@@ -167,7 +161,6 @@ fn json(proof: &Proof) -> serde_json::Value {
         "unproven": proof.unproven,
         "last": proof.last,
         "removed": proof.removed,
-        "removed_unsigned": proof.removed_unsigned,
         "unchained": proof.unchained,
         "incomparable": proof.incomparable,
         "finding": finding,

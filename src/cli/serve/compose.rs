@@ -271,7 +271,7 @@ impl Running {
         let admin_address = admin_socket.local_addr().map_err(StartError::internal)?;
         // Whoever has the store's lock may replace what a former gateway left there.
         let control = Control::bind(folder).map_err(StartError::usage)?;
-        gate.record_policy(None, Vec::new()).await.map_err(StartError::internal)?;
+        record_policy(&gate, &log).await?;
         let control = control.serve(catalog.clone(), log.clone());
 
         let (stop, end) = (CancellationToken::new(), CancellationToken::new());
@@ -713,4 +713,23 @@ fn review_condition(review: &Result<Review, crate::review::Error>) -> Condition 
         },
     };
     Condition { name: "review".to_owned(), ok, required: false, detail }
+}
+
+/// Puts the policy in force on record. A log that is full makes room first; one that cannot is no reason to
+/// turn every pull away: `/readyz` and the metrics say that it is full.
+async fn record_policy(gate: &Gate, log: &Log) -> Result<(), StartError> {
+    let outcome = match gate.record_policy(None, Vec::new()).await {
+        Err(audit::Error::Full { .. }) => {
+            let _ = log.tick().await;
+            gate.record_policy(None, Vec::new()).await
+        }
+        other => other,
+    };
+    match outcome {
+        Err(error @ audit::Error::Full { .. }) => {
+            tracing::error!(%error, "the policy in force could not be recorded; raise [audit] max_size");
+            Ok(())
+        }
+        other => other.map_err(StartError::internal),
+    }
 }
