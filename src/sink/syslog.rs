@@ -75,10 +75,9 @@ impl Connection {
         let found = look.await;
         self.look = None;
         self.again = Instant::now() + LOOK;
-        match found {
-            // Where the system does not tell, that the connection is whole has to do.
-            Ok(Ok(Some(0)) | Err(_)) => self.acknowledged = Some(since),
-            Ok(Ok(_)) | Err(_) => {}
+        // Where the system does not tell, that the connection is whole has to do.
+        if let Ok(Ok(Some(0)) | Err(_)) = found {
+            self.acknowledged = Some(since);
         }
     }
 }
