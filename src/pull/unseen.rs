@@ -10,8 +10,9 @@ use super::Puller;
 use crate::oci::{Digest, Fault, Name};
 use crate::policy::Unseen;
 
-/// How many manifests one request asks for; the next one goes on with the rest.
-const ASKED_MAX: usize = 256;
+/// How many manifests one request asks for, of a registry of usual speed within its 25 s; answers are kept as
+/// they come, and the next request goes on with the rest.
+const ASKED_MAX: usize = 2048;
 /// How many at once.
 const AT_ONCE: usize = 16;
 /// How long an answer stands.
